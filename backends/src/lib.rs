@@ -1,0 +1,14 @@
+//! Devices, tensor operations and the layout of KV pages.
+//!
+//! This crate knows tensors, devices, kernels and where a slot of the cache lies. It does not
+//! know what a request, a sequence's owner or a layer of a model is.
+//!
+//! - [`device`]: from `"cuda:0"`, `"vulkan"`, `"cpu"`, … to an open device
+//! - [`kv`]: bytes and slots of the paged cache
+//! - [`ops`]: the operations of the graph, each with its reference and its cases
+//! - [`ranks`]: where a model is divided over devices
+
+pub mod device;
+pub mod kv;
+pub mod ops;
+pub mod ranks;

@@ -1,0 +1,87 @@
+//! The table that parity tests, benches and `glm inspect` walk: what an op is called, on what
+//! shapes it is tried and how close two ways of computing it have to be.
+
+use burn::tensor::{DType, Device, Int, Shape, Tensor, TensorData};
+
+/// One op and the inputs it is tried on.
+#[derive(Debug)]
+pub struct Kernel {
+    /// Name of the op, and of its folder.
+    pub name: &'static str,
+    /// Inputs, each with its own label.
+    pub cases: &'static [Case],
+    /// Largest relative L2 distance between two devices or two implementations, in f32.
+    pub tolerance: f32,
+    /// Computes a case and returns all its output values.
+    pub run: fn(&Case, &mut Inputs) -> Vec<f32>,
+}
+
+/// One set of inputs. What the dimensions mean is the op's own affair.
+#[derive(Debug)]
+pub struct Case {
+    /// Unique within the op.
+    pub label: &'static str,
+    /// Dimensions of the inputs.
+    pub shape: &'static [usize],
+    /// Seed of the inputs.
+    pub seed: u64,
+}
+
+impl Case {
+    /// The dimensions as an array.
+    ///
+    /// # Panics
+    /// When the case holds another number of dimensions than the op takes.
+    pub fn dims<const N: usize>(&self) -> [usize; N] {
+        self.shape.try_into().unwrap_or_else(|_| panic!("case {}: {N} dimensions", self.label))
+    }
+}
+
+/// Source of the random inputs of a case: the same values on every device.
+#[derive(Debug)]
+pub struct Inputs {
+    device: Device,
+    state: u64,
+}
+
+impl Inputs {
+    /// Inputs on `device` from `seed`.
+    pub fn new(seed: u64, device: &Device) -> Self {
+        Inputs { device: device.clone(), state: seed }
+    }
+
+    /// Where the inputs lie.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// Uniform f32 values in `(-scale, scale)`.
+    pub fn floats<const D: usize>(&mut self, shape: [usize; D], scale: f32) -> Tensor<D> {
+        let count = shape.iter().product();
+        let values: Vec<f32> =
+            (0..count).map(|_| (self.next_unit() as f32 * 2.0 - 1.0) * scale).collect();
+        Tensor::from_data(TensorData::new(values, Shape::from(shape)), (&self.device, DType::F32))
+    }
+
+    /// Uniform integers below `bound`.
+    pub fn ints<const D: usize>(&mut self, shape: [usize; D], bound: usize) -> Tensor<D, Int> {
+        let count = shape.iter().product();
+        let values: Vec<i32> =
+            (0..count).map(|_| (self.next_unit() * bound as f64) as i32).collect();
+        Tensor::from_data(TensorData::new(values, Shape::from(shape)), &self.device)
+    }
+
+    /// The values of an output, read back. A kernel that failed reports it only here.
+    pub fn values<const D: usize>(&self, output: Tensor<D>) -> Vec<f32> {
+        output.into_data().try_into_vec_as::<f32>().expect("float values")
+    }
+
+    /// SplitMix64 ([Steele et al. 2014](https://doi.org/10.1145/2660193.2660195)).
+    fn next_unit(&mut self) -> f64 {
+        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.state;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 53) as f64
+    }
+}

@@ -1,0 +1,40 @@
+//! The operations of the graph. Each lives in its own folder: `mod.rs` documents it, its
+//! `reference.rs` is the specification in plain Burn ops, its `cases.rs` the inputs it is tried
+//! on. Kernels come beside the reference.
+
+pub mod case;
+mod embedding;
+mod kv_write;
+mod linear;
+mod moe_experts;
+mod moe_route;
+mod paged_attention;
+mod rms_norm;
+mod rope;
+mod sample;
+mod swiglu;
+
+pub use embedding::embedding;
+pub use kv_write::kv_write;
+pub use linear::linear;
+pub use moe_experts::{ExpertGroup, ExpertWeights, moe_experts};
+pub use moe_route::{Routed, Routing, moe_route};
+pub use paged_attention::paged_attention;
+pub use rms_norm::rms_norm;
+pub use rope::{RotaryTable, Rotation, rope};
+pub use sample::{Draw, Penalties, argmax, penalise, sample};
+pub use swiglu::swiglu;
+
+/// Every op, in alphabetical order.
+pub const KERNELS: &[&case::Kernel] = &[
+    &embedding::cases::KERNEL,
+    &kv_write::cases::KERNEL,
+    &linear::cases::KERNEL,
+    &moe_experts::cases::KERNEL,
+    &moe_route::cases::KERNEL,
+    &paged_attention::cases::KERNEL,
+    &rms_norm::cases::KERNEL,
+    &rope::cases::KERNEL,
+    &sample::cases::KERNEL,
+    &swiglu::cases::KERNEL,
+];

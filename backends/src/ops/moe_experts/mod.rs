@@ -1,0 +1,73 @@
+//! The routed experts of one layer.
+
+pub(super) mod cases;
+mod reference;
+
+use burn::tensor::{Tensor, s};
+
+use crate::ops::Routed;
+
+/// Weights of all experts of a layer, stacked in buffers of a bounded size.
+///
+/// One buffer for a whole layer of the 355B models would pass the 2 GiB that many devices bind
+/// at most, so the experts are kept in groups of equal size, the last one possibly short.
+#[derive(Debug)]
+pub struct ExpertWeights {
+    groups: Vec<ExpertGroup>,
+    per_group: usize,
+    experts: usize,
+}
+
+/// The weights of consecutive experts.
+#[derive(Debug)]
+pub struct ExpertGroup {
+    /// Gate rows, then up rows: `[experts, 2 * width, hidden]`.
+    pub gate_up: Tensor<3>,
+    /// `[experts, hidden, width]`
+    pub down: Tensor<3>,
+}
+
+impl ExpertWeights {
+    /// Largest buffer a group may take, in bytes.
+    pub const MAX_BUFFER_BYTES: usize = 1 << 30;
+
+    /// How many experts share a buffer when one takes `bytes_per_expert`.
+    pub fn experts_per_group(experts: usize, bytes_per_expert: usize) -> usize {
+        (Self::MAX_BUFFER_BYTES / bytes_per_expert.max(1)).clamp(1, experts)
+    }
+
+    /// Weights in groups of `per_group`.
+    ///
+    /// # Panics
+    /// When a group other than the last holds another number of experts.
+    pub fn new(groups: Vec<ExpertGroup>, per_group: usize) -> Self {
+        let experts = groups.iter().map(|group| group.gate_up.dims()[0]).sum();
+        for group in groups.iter().rev().skip(1) {
+            assert_eq!(group.gate_up.dims()[0], per_group, "experts in a group");
+        }
+        ExpertWeights { groups, per_group, experts }
+    }
+
+    /// Number of experts.
+    pub fn count(&self) -> usize {
+        self.experts
+    }
+
+    /// Gate-up `[2 * width, hidden]` and down `[hidden, width]` of one expert.
+    fn expert(&self, id: usize) -> (Tensor<2>, Tensor<2>) {
+        let group = &self.groups[id / self.per_group];
+        let row = id % self.per_group;
+        (
+            group.gate_up.clone().slice(s![row..row + 1]).squeeze_dim(0),
+            group.down.clone().slice(s![row..row + 1]).squeeze_dim(0),
+        )
+    }
+}
+
+/// `y[t] = Σⱼ weights[t, j] · downₑ · (silu(gateₑ · x[t]) * (upₑ · x[t]))` with `e = experts[t, j]`.
+///
+/// Shapes: `x [tokens, hidden]` → `[tokens, hidden]`. Only the chosen experts are computed; the
+/// sum is kept in f32.
+pub fn moe_experts(x: Tensor<2>, routed: &Routed, weights: &ExpertWeights) -> Tensor<2> {
+    reference::moe_experts(x, routed, weights)
+}

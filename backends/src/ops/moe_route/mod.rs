@@ -1,0 +1,48 @@
+//! Choice of experts.
+
+pub(super) mod cases;
+mod reference;
+
+use burn::tensor::{Int, Tensor};
+
+/// How a router chooses. Field names follow `config.json`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Routing {
+    /// Groups the experts are divided into; 1 means no group limit.
+    pub n_group: usize,
+    /// Groups that may be chosen from.
+    pub topk_group: usize,
+    /// Experts chosen for each token.
+    pub num_experts_per_tok: usize,
+    /// Whether the chosen weights are divided by their sum.
+    pub norm_topk_prob: bool,
+    /// Factor on the chosen weights.
+    pub routed_scaling_factor: f32,
+}
+
+/// The experts of each token.
+#[derive(Debug, Clone)]
+pub struct Routed {
+    /// Expert ids `[tokens, num_experts_per_tok]`; the number of experts itself, which is no
+    /// expert's id, in the rows of padded tokens.
+    pub experts: Tensor<2, Int>,
+    /// Weights `[tokens, num_experts_per_tok]`, f32, in the order of `experts`.
+    pub weights: Tensor<2>,
+}
+
+/// Sigmoid routing with a selection bias ("noaux_tc",
+/// [DeepSeek-V3 2024](https://arxiv.org/abs/2412.19437), transformers' `Glm4MoeTopkRouter`).
+///
+/// `s = sigmoid(logits)`; the experts with the largest `s + bias` are taken, after the groups
+/// whose two best such scores sum highest; their weights are `s`, normalised and scaled.
+///
+/// Shapes: `logits [tokens, experts]` f32, `bias [experts]` f32, `live [tokens]` 1 for a token
+/// and 0 for padding.
+pub fn moe_route(
+    logits: Tensor<2>,
+    bias: Tensor<1>,
+    live: Tensor<1, Int>,
+    routing: &Routing,
+) -> Routed {
+    reference::moe_route(logits, bias, live, routing)
+}

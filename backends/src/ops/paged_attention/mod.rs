@@ -1,0 +1,25 @@
+//! Attention over paged keys and values.
+
+pub(super) mod cases;
+mod reference;
+
+use burn::tensor::Tensor;
+
+use crate::kv::{KvLayer, PageTables};
+
+/// Causal grouped-query attention of the tokens of a step over the pages of their sequences:
+/// `softmax(q · kᵀ * scale) · v` ([Ainslie et al. 2023](https://arxiv.org/abs/2305.13245)), where
+/// head `h` reads KV head `h * kv_heads / heads` and a token sees its sequence's positions up to
+/// its own, itself included (its row has to be written before).
+///
+/// Shapes: `q [tokens, heads, head_dim]` → `[tokens, heads, head_dim]`. Query lengths may be
+/// ragged. Rows of padded tokens hold finite values without meaning. Softmax in f32.
+pub fn paged_attention(
+    q: Tensor<3>,
+    layer: &KvLayer,
+    tables: &PageTables,
+    page_size: usize,
+    scale: f64,
+) -> Tensor<3> {
+    reference::paged_attention(q, layer, tables, page_size, scale)
+}

@@ -1,0 +1,70 @@
+//! Rotary position embedding.
+
+pub(super) mod cases;
+mod reference;
+
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+
+/// Cosines and sines of every position, kept in f32 on the device.
+///
+/// `angle[p, i] = p * theta^(-2i / rotary_dim)` for `i < rotary_dim / 2`
+/// ([Su et al. 2021](https://arxiv.org/abs/2104.09864)). The angle is formed in f32 as
+/// transformers does; a table spares the device the sine of large angles, which shader
+/// languages only promise near zero.
+#[derive(Debug)]
+pub struct RotaryTable {
+    /// `[positions, rotary_dim / 2]`
+    cos: Tensor<2>,
+    /// `[positions, rotary_dim / 2]`
+    sin: Tensor<2>,
+}
+
+/// Cosines and sines of the tokens of one step, shared by all its layers.
+#[derive(Debug, Clone)]
+pub struct Rotation {
+    /// `[tokens, rotary_dim / 2]`
+    pub cos: Tensor<2>,
+    /// `[tokens, rotary_dim / 2]`
+    pub sin: Tensor<2>,
+}
+
+impl RotaryTable {
+    /// The table for positions below `positions`.
+    pub fn new(positions: usize, rotary_dim: usize, theta: f64, device: &Device) -> Self {
+        let pairs = rotary_dim / 2;
+        let frequencies: Vec<f32> = (0..pairs)
+            .map(|i| 1.0 / (theta as f32).powf((2 * i) as f32 / rotary_dim as f32))
+            .collect();
+        let (mut cos, mut sin) = (Vec::new(), Vec::new());
+        cos.reserve_exact(positions * pairs);
+        sin.reserve_exact(positions * pairs);
+        for position in 0..positions {
+            for frequency in &frequencies {
+                let (s, c) = f64::from(position as f32 * frequency).sin_cos();
+                cos.push(c as f32);
+                sin.push(s as f32);
+            }
+        }
+        let upload = |values: Vec<f32>| {
+            Tensor::from_data(TensorData::new(values, [positions, pairs]), (device, DType::F32))
+        };
+        RotaryTable { cos: upload(cos), sin: upload(sin) }
+    }
+
+    /// The rows of `positions [tokens]`.
+    pub fn at(&self, positions: Tensor<1, Int>) -> Rotation {
+        Rotation {
+            cos: self.cos.clone().select(0, positions.clone()),
+            sin: self.sin.clone().select(0, positions),
+        }
+    }
+}
+
+/// Rotates the first `rotary_dim` values of every head in pairs `(x[i], x[i + rotary_dim / 2])`
+/// (half-split, "NeoX" order) and passes the rest through.
+///
+/// Shapes: `x [tokens, heads, head_dim]`, rotation `[tokens, rotary_dim / 2]` →
+/// `[tokens, heads, head_dim]`. Computed in f32, returned in the dtype of `x`.
+pub fn rope(x: Tensor<3>, rotation: &Rotation) -> Tensor<3> {
+    reference::rope(x, rotation)
+}
