@@ -1,0 +1,246 @@
+//! `config.json` → [`Config`], chosen by its `model_type`; the blocks that families share.
+//!
+//! Keys keep the checkpoint's names. A value that this crate does not implement is
+//! refused with the key, what was found and what was wanted: a model that runs with
+//! another formula gives plausible wrong answers, which is worse than an error. Keys that
+//! no formula here reads (dropout, caching flags, versions) are ignored.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value};
+
+use crate::glm4_moe;
+
+mod fields;
+
+pub use fields::Fields;
+
+/// The families that load today, by `model_type`.
+const SUPPORTED: &str = "glm4_moe";
+
+/// One checkpoint's dimensions and choices, by family.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Config {
+    /// GLM-4.5, GLM-4.5-Air, GLM-4.6, GLM-4.7 and their base models.
+    Glm4Moe(glm4_moe::Config),
+}
+
+impl Config {
+    /// Reads the text of a `config.json`; `path` is only named in errors.
+    ///
+    /// # Errors
+    /// Text that is not a JSON object, an unknown `model_type`, a missing key, a value of
+    /// the wrong JSON type or out of range, and every value that is not implemented.
+    pub fn from_json(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        let map: Map<String, Value> = parse(text, path)?;
+        let fields = Fields::new(&map, path);
+        let model_type = fields.text("model_type")?.ok_or_else(|| fields.missing("model_type"))?;
+        match model_type {
+            "glm4_moe" => glm4_moe::Config::read(&fields).map(Self::Glm4Moe),
+            "glm4_moe_lite" => Err(ConfigError::NotYet {
+                path: path.to_owned(),
+                model_type: "glm4_moe_lite (GLM-4.7-Flash)",
+            }),
+            other => Err(ConfigError::UnknownModelType {
+                path: path.to_owned(),
+                found: other.to_owned(),
+            }),
+        }
+    }
+
+    /// The family's name as `config.json` spells it.
+    #[must_use]
+    pub fn model_type(&self) -> &'static str {
+        match self {
+            Self::Glm4Moe(_) => "glm4_moe",
+        }
+    }
+
+    /// Rows of the embedding and of the head, padding rows included.
+    #[must_use]
+    pub fn vocab_size(&self) -> usize {
+        match self {
+            Self::Glm4Moe(config) => config.vocab_size,
+        }
+    }
+
+    /// Tokens that a sequence may hold.
+    #[must_use]
+    pub fn max_position_embeddings(&self) -> usize {
+        match self {
+            Self::Glm4Moe(config) => config.max_position_embeddings,
+        }
+    }
+
+    /// Token ids that end a text; empty where the file names none.
+    #[must_use]
+    pub fn eos_token_ids(&self) -> &[u32] {
+        match self {
+            Self::Glm4Moe(config) => &config.eos_token_id,
+        }
+    }
+
+    /// Parameter counts that follow from the dimensions.
+    #[must_use]
+    pub fn parameters(&self) -> Parameters {
+        match self {
+            Self::Glm4Moe(config) => config.parameters(),
+        }
+    }
+
+    /// Bytes that one token adds to the KV cache over all layers of the main model.
+    #[must_use]
+    pub fn kv_bytes_per_token(&self, bytes_per_value: usize) -> u64 {
+        match self {
+            Self::Glm4Moe(config) => config.kv_bytes_per_token(bytes_per_value),
+        }
+    }
+}
+
+/// Parses a JSON object; `path` is only named in the error.
+///
+/// # Errors
+/// [`ConfigError::Json`] where `text` is not a JSON object.
+pub fn parse(text: &str, path: &Path) -> Result<Map<String, Value>, ConfigError> {
+    serde_json::from_str(text).map_err(|source| ConfigError::Json { path: path.to_owned(), source })
+}
+
+/// Parameter counts of a checkpoint, in elements.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Parameters {
+    /// The main model: every stored element, biases and the router's selection bias
+    /// included, the multi-token-prediction layers not.
+    pub total: u64,
+    /// What one token is multiplied with: `total` without the experts that are not chosen
+    /// and, as the model cards count it, without the embedding and the head.
+    pub active: u64,
+    /// The multi-token-prediction layers, with their own copies of embedding and head
+    /// (GLM-4.6 leaves those copies out of its files).
+    pub mtp: u64,
+}
+
+/// The rotary block, from either spelling: `rope_theta`, `rope_scaling` and
+/// `partial_rotary_factor` at the top level, or all of them inside `rope_parameters`
+/// (transformers 5), whose values win.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Rope {
+    /// Base of the inverse frequencies; 10000 where absent.
+    pub theta: f64,
+    /// Share of each head's dimensions that is rotated, in (0, 1].
+    pub partial_rotary_factor: f64,
+}
+
+impl Rope {
+    /// Reads the block; `default_factor` stands in for an absent `partial_rotary_factor`.
+    ///
+    /// # Errors
+    /// A scaled rotary type (`yarn`, `linear`, …), a theta that is not above 0, a factor
+    /// outside (0, 1].
+    pub fn read(fields: &Fields<'_>, default_factor: f64) -> Result<Self, ConfigError> {
+        let mut theta = fields.number("rope_theta")?.unwrap_or(10_000.0);
+        let mut factor = fields.number("partial_rotary_factor")?.unwrap_or(default_factor);
+        for block_key in ["rope_parameters", "rope_scaling"] {
+            let Some(block) = fields.object(block_key)? else { continue };
+            for type_key in ["rope_type", "type"] {
+                match block.text(type_key)? {
+                    None | Some("default") => {}
+                    Some(other) => {
+                        return Err(block.invalid(
+                            type_key,
+                            quoted(other),
+                            "`default` (no scaling)",
+                        ));
+                    }
+                }
+            }
+            theta = block.number("rope_theta")?.unwrap_or(theta);
+            factor = block.number("partial_rotary_factor")?.unwrap_or(factor);
+        }
+        if theta <= 0.0 {
+            return Err(fields.invalid("rope_theta", theta, "a number above 0"));
+        }
+        if factor <= 0.0 || factor > 1.0 {
+            return Err(fields.invalid("partial_rotary_factor", factor, "above 0 and at most 1"));
+        }
+        Ok(Self { theta, partial_rotary_factor: factor })
+    }
+}
+
+/// Refuses the quantisation block: quantised checkpoints do not load yet.
+///
+/// # Errors
+/// [`ConfigError::Invalid`] with the method and format that the block names.
+pub(crate) fn refuse_quantization(fields: &Fields<'_>) -> Result<(), ConfigError> {
+    for key in ["quantization_config", "compression_config"] {
+        let Some(block) = fields.object(key)? else { continue };
+        let method = block.text("quant_method")?.unwrap_or("an unnamed method");
+        let format = block.text("format")?.unwrap_or("no format");
+        return Err(fields.invalid(
+            key,
+            format_args!("{method} ({format})"),
+            "none: quantised checkpoints are not supported yet, use the BF16 checkpoint",
+        ));
+    }
+    Ok(())
+}
+
+/// A string as errors show it.
+pub(crate) fn quoted(text: &str) -> impl fmt::Display + '_ {
+    fmt::from_fn(move |f| write!(f, "`{text}`"))
+}
+
+/// What is wrong with a `config.json` or a `generation_config.json`.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// Not a JSON object.
+    #[error("{}: not a valid JSON object", .path.display())]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// Where the parser stopped, and why.
+        source: serde_json::Error,
+    },
+    /// A family that this project does not know.
+    #[error("{}: `model_type` is `{found}`, wanted one of: {SUPPORTED}", .path.display())]
+    UnknownModelType {
+        /// The file.
+        path: PathBuf,
+        /// The value of `model_type`.
+        found: String,
+    },
+    /// A family that is known but not implemented yet.
+    #[error(
+        "{}: `model_type` is {model_type}, which is not supported yet; supported: {SUPPORTED}",
+        .path.display()
+    )]
+    NotYet {
+        /// The file.
+        path: PathBuf,
+        /// The family.
+        model_type: &'static str,
+    },
+    /// A key without which the model is not defined.
+    #[error("{}: `{key}` is missing", .path.display())]
+    Missing {
+        /// The file.
+        path: PathBuf,
+        /// The key, with the block it belongs to.
+        key: String,
+    },
+    /// A value of the wrong type, out of range, or not implemented.
+    #[error("{}: `{key}` is {found}, wanted {wanted}", .path.display())]
+    Invalid {
+        /// The file.
+        path: PathBuf,
+        /// The key, with the block it belongs to.
+        key: String,
+        /// The value in the file.
+        found: String,
+        /// What would be accepted.
+        wanted: String,
+    },
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,271 @@
+//! The dimensions and choices of a `glm4_moe` checkpoint.
+
+use crate::config::{ConfigError, Fields, Parameters, Rope, quoted, refuse_quantization};
+
+/// `config.json` of a `glm4_moe` checkpoint, under the file's own names.
+///
+/// Keys that give a tensor its shape are required, except `head_dim`. The others fall back
+/// to the value that transformers' `Glm4MoeConfig` gives them; it stands at the field.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// Width of the residual stream.
+    pub hidden_size: usize,
+    /// Decoder layers, multi-token-prediction layers not counted.
+    pub num_hidden_layers: usize,
+    /// Layers before this one have a dense feed-forward part, the others experts. Default 1.
+    pub first_k_dense_replace: usize,
+    /// Query heads.
+    pub num_attention_heads: usize,
+    /// Key and value heads; divides the query heads.
+    pub num_key_value_heads: usize,
+    /// Width of a head. Default `hidden_size / num_attention_heads`.
+    pub head_dim: usize,
+    /// Whether the query, key and value projections have a bias. Default false.
+    pub attention_bias: bool,
+    /// Whether queries and keys are normed per head before the rotation. Default false.
+    pub use_qk_norm: bool,
+    /// Share of a head that is rotated, in (0, 1]. Default 0.5.
+    pub partial_rotary_factor: f64,
+    /// Base of the rotary frequencies. Default 10000.
+    pub rope_theta: f64,
+    /// Inner width of the dense feed-forward part.
+    pub intermediate_size: usize,
+    /// Inner width of one expert.
+    pub moe_intermediate_size: usize,
+    /// Experts per layer.
+    pub n_routed_experts: usize,
+    /// Experts that a token is sent to.
+    pub num_experts_per_tok: usize,
+    /// The shared expert is this many times as wide as a routed one. Default 1.
+    pub n_shared_experts: usize,
+    /// Factor on the weights of the chosen experts. Default 1.
+    pub routed_scaling_factor: f64,
+    /// Groups that the experts are divided into for choosing. Default 1.
+    pub n_group: usize,
+    /// Groups that a token may choose from. Default 1.
+    pub topk_group: usize,
+    /// Whether the chosen experts' weights are divided by their sum. Default true.
+    pub norm_topk_prob: bool,
+    /// Multi-token-prediction layers that the checkpoint may hold. Default 1.
+    pub num_nextn_predict_layers: usize,
+    /// Rows of embedding and head, padding rows included.
+    pub vocab_size: usize,
+    /// Tokens that a sequence may hold. Default 131072.
+    pub max_position_embeddings: usize,
+    /// Added to the mean square under the root of every norm. Default 1e-5.
+    pub rms_norm_eps: f64,
+    /// Whether the head is the embedding table and the file holds no `lm_head`. Default false.
+    pub tie_word_embeddings: bool,
+    /// Activation between the gate and the up projection: always `silu`.
+    pub hidden_act: String,
+    /// `dtype`, or `torch_dtype` as older files call it: what the file says the weights are
+    /// stored in. The tensors themselves decide.
+    pub dtype: Option<String>,
+    /// Token ids that end a text; one number or a list in the file. Default none.
+    pub eos_token_id: Vec<u32>,
+}
+
+impl Config {
+    /// Reads and checks the keys of a `config.json`.
+    ///
+    /// # Errors
+    /// A missing key, a value of the wrong type, and all that `validate` refuses.
+    pub fn read(fields: &Fields<'_>) -> Result<Self, ConfigError> {
+        refuse_other_formulas(fields)?;
+        refuse_quantization(fields)?;
+        let rope = Rope::read(fields, 0.5)?;
+        let hidden_size = fields.required_size("hidden_size")?;
+        let num_attention_heads = fields.required_size("num_attention_heads")?;
+        let head_dim = match fields.size("head_dim")? {
+            Some(head_dim) => head_dim,
+            None if hidden_size.is_multiple_of(num_attention_heads) => {
+                hidden_size / num_attention_heads
+            }
+            None => return Err(fields.missing("head_dim")),
+        };
+        // transformers 5 knows the prediction layers under both names.
+        let num_nextn_predict_layers = match fields.count("num_nextn_predict_layers")? {
+            Some(layers) => layers,
+            None => fields.count("num_mtp_layers")?.unwrap_or(1),
+        };
+        let dtype = match fields.text("dtype")? {
+            Some(dtype) => Some(dtype),
+            None => fields.text("torch_dtype")?,
+        };
+        let config = Self {
+            hidden_size,
+            num_hidden_layers: fields.required_size("num_hidden_layers")?,
+            first_k_dense_replace: fields.count("first_k_dense_replace")?.unwrap_or(1),
+            num_attention_heads,
+            num_key_value_heads: fields.required_size("num_key_value_heads")?,
+            head_dim,
+            attention_bias: fields.flag("attention_bias")?.unwrap_or(false),
+            use_qk_norm: fields.flag("use_qk_norm")?.unwrap_or(false),
+            partial_rotary_factor: rope.partial_rotary_factor,
+            rope_theta: rope.theta,
+            intermediate_size: fields.required_size("intermediate_size")?,
+            moe_intermediate_size: fields.required_size("moe_intermediate_size")?,
+            n_routed_experts: fields.required_size("n_routed_experts")?,
+            num_experts_per_tok: fields.required_size("num_experts_per_tok")?,
+            n_shared_experts: fields.size("n_shared_experts")?.unwrap_or(1),
+            routed_scaling_factor: fields.number("routed_scaling_factor")?.unwrap_or(1.0),
+            n_group: fields.size("n_group")?.unwrap_or(1),
+            topk_group: fields.size("topk_group")?.unwrap_or(1),
+            norm_topk_prob: fields.flag("norm_topk_prob")?.unwrap_or(true),
+            num_nextn_predict_layers,
+            vocab_size: fields.required_size("vocab_size")?,
+            max_position_embeddings: fields.size("max_position_embeddings")?.unwrap_or(131_072),
+            rms_norm_eps: fields.number("rms_norm_eps")?.unwrap_or(1e-5),
+            tie_word_embeddings: fields.flag("tie_word_embeddings")?.unwrap_or(false),
+            hidden_act: fields.text("hidden_act")?.unwrap_or("silu").to_owned(),
+            dtype: dtype.map(str::to_owned),
+            eos_token_id: fields.token_ids("eos_token_id")?,
+        };
+        config.validate(fields)?;
+        Ok(config)
+    }
+
+    /// Dimensions of a head that are rotated: `⌊head_dim · partial_rotary_factor⌋`, even.
+    #[must_use]
+    pub fn rotary_dim(&self) -> usize {
+        (self.head_dim as f64 * self.partial_rotary_factor) as usize
+    }
+
+    /// Whether layer `index` (from 0) has experts. True for every prediction layer.
+    #[must_use]
+    pub fn is_moe_layer(&self, index: usize) -> bool {
+        index >= self.first_k_dense_replace || index >= self.num_hidden_layers
+    }
+
+    /// Parameter counts that follow from the dimensions.
+    #[must_use]
+    pub fn parameters(&self) -> Parameters {
+        // Wide enough for a product of any four sizes, which are below 2³¹ each.
+        let wide = |size: usize| size as u128;
+        let flag = u128::from;
+        let hidden = wide(self.hidden_size);
+        let query = wide(self.num_attention_heads) * wide(self.head_dim);
+        let key_value = wide(self.num_key_value_heads) * wide(self.head_dim);
+        let attention = 2 * hidden * (query + key_value)
+            + flag(self.attention_bias) * (query + 2 * key_value)
+            + flag(self.use_qk_norm) * 2 * wide(self.head_dim);
+        let layer = attention + 2 * hidden;
+
+        let dense = 3 * hidden * wide(self.intermediate_size);
+        let expert = 3 * hidden * wide(self.moe_intermediate_size);
+        let router = (hidden + 1) * wide(self.n_routed_experts);
+        let moe = router + expert * wide(self.n_routed_experts + self.n_shared_experts);
+        let not_chosen = expert * wide(self.n_routed_experts - self.num_experts_per_tok);
+
+        let layers = wide(self.num_hidden_layers);
+        let dense_layers = layers.min(wide(self.first_k_dense_replace));
+        let moe_layers = layers - dense_layers;
+        let table = wide(self.vocab_size) * hidden;
+        let tables = if self.tie_word_embeddings { table } else { 2 * table };
+        let total = layers * layer + dense_layers * dense + moe_layers * moe + hidden + tables;
+        // Norms of the two inputs and of the output, and the projection of both inputs.
+        let prediction = layer + moe + 3 * hidden + 2 * hidden * hidden + 2 * table;
+        Parameters {
+            total: narrow(total),
+            active: narrow(total - tables - moe_layers * not_chosen),
+            mtp: narrow(wide(self.num_nextn_predict_layers) * prediction),
+        }
+    }
+
+    /// Bytes that one token adds to the KV cache over all layers of the main model.
+    #[must_use]
+    pub fn kv_bytes_per_token(&self, bytes_per_value: usize) -> u64 {
+        let values = 2 * self.num_key_value_heads as u128 * self.head_dim as u128;
+        narrow(values * self.num_hidden_layers as u128 * bytes_per_value as u128)
+    }
+
+    /// Refuses dimensions that do not fit together.
+    fn validate(&self, fields: &Fields<'_>) -> Result<(), ConfigError> {
+        let heads = self.num_attention_heads;
+        if !heads.is_multiple_of(self.num_key_value_heads) {
+            let wanted = format_args!("a divisor of num_attention_heads ({heads})");
+            return Err(fields.invalid("num_key_value_heads", self.num_key_value_heads, wanted));
+        }
+        let rotary_dim = self.rotary_dim();
+        if rotary_dim == 0 || rotary_dim % 2 == 1 {
+            return Err(fields.invalid(
+                "partial_rotary_factor",
+                self.partial_rotary_factor,
+                format_args!(
+                    "an even number of rotated dimensions, not {rotary_dim} of head_dim {}",
+                    self.head_dim
+                ),
+            ));
+        }
+        let experts = self.n_routed_experts;
+        if !experts.is_multiple_of(self.n_group) {
+            let wanted = format_args!("a divisor of n_routed_experts ({experts})");
+            return Err(fields.invalid("n_group", self.n_group, wanted));
+        }
+        // A group is scored by its two best experts.
+        let group = experts / self.n_group;
+        if self.n_group > 1 && group < 2 {
+            let wanted = format_args!("groups of at least 2 of the {experts} experts");
+            return Err(fields.invalid("n_group", self.n_group, wanted));
+        }
+        if self.topk_group > self.n_group {
+            let wanted = format_args!("at most n_group ({})", self.n_group);
+            return Err(fields.invalid("topk_group", self.topk_group, wanted));
+        }
+        let choice = group * self.topk_group;
+        if self.num_experts_per_tok > choice {
+            let wanted = format_args!("at most the {choice} experts that a token may choose from");
+            return Err(fields.invalid("num_experts_per_tok", self.num_experts_per_tok, wanted));
+        }
+        if self.rms_norm_eps <= 0.0 {
+            return Err(fields.invalid("rms_norm_eps", self.rms_norm_eps, "a number above 0"));
+        }
+        self.check_layer_types(fields)
+    }
+
+    /// transformers 5 may list each layer's kind: it has to say what `is_moe_layer` says.
+    fn check_layer_types(&self, fields: &Fields<'_>) -> Result<(), ConfigError> {
+        const KEY: &str = "mlp_layer_types";
+        let Some(kinds) = fields.texts(KEY)? else { return Ok(()) };
+        let layers = self.num_hidden_layers;
+        if kinds.len() != layers {
+            let found = format_args!("a list of {}", kinds.len());
+            return Err(fields.invalid(
+                KEY,
+                found,
+                format_args!("num_hidden_layers ({layers}) entries"),
+            ));
+        }
+        for (index, found) in kinds.into_iter().enumerate() {
+            let wanted = if self.is_moe_layer(index) { "sparse" } else { "dense" };
+            if found != wanted {
+                let dense = self.first_k_dense_replace;
+                return Err(fields.invalid(
+                    &format!("{KEY}[{index}]"),
+                    quoted(found),
+                    format_args!("`{wanted}`, because first_k_dense_replace is {dense}"),
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Refuses keys that name another formula than the one that is implemented.
+fn refuse_other_formulas(fields: &Fields<'_>) -> Result<(), ConfigError> {
+    for (key, wanted) in
+        [("hidden_act", "silu"), ("scoring_func", "sigmoid"), ("topk_method", "noaux_tc")]
+    {
+        match fields.text(key)? {
+            Some(found) if found != wanted => {
+                return Err(fields.invalid(key, quoted(found), quoted(wanted)));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn narrow(count: u128) -> u64 {
+    u64::try_from(count).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,19 @@
+//! The papers in Rust: configuration, graph, weight names.
+//!
+//! This crate knows how a model computes. It receives a [`forward::ForwardBatch`] and a
+//! [`glm_backends::kv::KvPool`] and does not know who fills them.
+//!
+//! - [`config`]: `config.json`, by `model_type`
+//! - [`weights`]: tensors by name, checked and divided over ranks
+//! - [`forward`]: the inputs of a step
+//! - [`model`]: the families as one closed enum
+//! - [`glm4_moe`]: GLM-4.5, 4.5-Air, 4.6, 4.7
+//! - [`trace`]: intermediate values by name
+
+pub mod config;
+pub mod forward;
+pub mod glm4_moe;
+pub mod model;
+mod nn;
+pub mod trace;
+pub mod weights;

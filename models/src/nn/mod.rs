@@ -1,0 +1,13 @@
+//! The leaves that the families share. Each struct is built from the weights it is named after.
+
+mod embedding;
+mod linear;
+mod mlp;
+mod moe;
+mod norm;
+
+pub(crate) use embedding::Embedding;
+pub(crate) use linear::Linear;
+pub(crate) use mlp::Mlp;
+pub(crate) use moe::{Moe, MoeShape};
+pub(crate) use norm::RmsNorm;

@@ -1,0 +1,129 @@
+//! Weights on their way from the file to the device: one tensor or stack at a time.
+
+use std::ops::Range;
+
+use burn::tensor::{DType, Device, Shape, Tensor, TensorData};
+use half::{bf16, f16};
+
+use super::StoredDtype;
+
+/// Values of one dtype in host memory, to be moved to a device as one tensor.
+#[derive(Debug)]
+pub enum HostBuffer {
+    /// bfloat16 values.
+    Bf16(Vec<bf16>),
+    /// IEEE half precision values.
+    F16(Vec<f16>),
+    /// IEEE single precision values.
+    F32(Vec<f32>),
+}
+
+impl HostBuffer {
+    /// A buffer for `capacity` values of `dtype`.
+    ///
+    /// # Panics
+    /// For a dtype that no model is kept in.
+    pub fn new(dtype: DType, capacity: usize) -> Self {
+        match dtype {
+            DType::BF16 => HostBuffer::Bf16(Vec::with_capacity(capacity)),
+            DType::F16 => HostBuffer::F16(Vec::with_capacity(capacity)),
+            DType::F32 => HostBuffer::F32(Vec::with_capacity(capacity)),
+            other => panic!("no weights in {other:?}"),
+        }
+    }
+
+    /// Appends the range `part` of a stored tensor of `shape`, converted to the buffer's dtype;
+    /// the stored dtype comes back as the error when it is not one that is read.
+    pub(super) fn extend(
+        &mut self,
+        bytes: &[u8],
+        stored: &StoredDtype,
+        shape: &[usize],
+        part: &[Range<usize>],
+    ) -> Result<(), StoredDtype> {
+        let size = match stored {
+            StoredDtype::Bf16 | StoredDtype::F16 => 2,
+            StoredDtype::F32 => 4,
+            other => return Err(other.clone()),
+        };
+        for run in runs(shape, part) {
+            let bytes = &bytes[run.start * size..run.end * size];
+            match stored {
+                StoredDtype::Bf16 => self.extend_from(bytes, |b| bf16::from_le_bytes(b).to_f32()),
+                StoredDtype::F16 => self.extend_from(bytes, |b| f16::from_le_bytes(b).to_f32()),
+                _ => self.extend_from(bytes, f32::from_le_bytes),
+            }
+        }
+        Ok(())
+    }
+
+    /// Every value passes through f32, which holds all of bf16 and f16 exactly.
+    fn extend_from<const N: usize>(&mut self, bytes: &[u8], decode: impl Fn([u8; N]) -> f32) {
+        let (values, rest) = bytes.as_chunks::<N>();
+        debug_assert!(rest.is_empty(), "whole elements");
+        let values = values.iter().map(|bytes| decode(*bytes));
+        match self {
+            HostBuffer::Bf16(held) => held.extend(values.map(bf16::from_f32)),
+            HostBuffer::F16(held) => held.extend(values.map(f16::from_f32)),
+            HostBuffer::F32(held) => held.extend(values),
+        }
+    }
+
+    /// Moves the values to a device.
+    pub(super) fn upload<const D: usize>(self, shape: [usize; D], device: &Device) -> Tensor<D> {
+        let shape = Shape::from(shape);
+        let (data, dtype) = match self {
+            HostBuffer::Bf16(values) => (TensorData::new(values, shape), DType::BF16),
+            HostBuffer::F16(values) => (TensorData::new(values, shape), DType::F16),
+            HostBuffer::F32(values) => (TensorData::new(values, shape), DType::F32),
+        };
+        Tensor::from_data(data, (device, dtype))
+    }
+}
+
+/// The consecutive elements that make up `part` of a row-major tensor of `shape`.
+fn runs(shape: &[usize], part: &[Range<usize>]) -> Vec<Range<usize>> {
+    let Some((first, rest)) = shape.split_first() else {
+        return std::iter::once(0..1).collect();
+    };
+    let whole: usize = rest.iter().product();
+    let outer = &part[0];
+    if rest.iter().zip(&part[1..]).all(|(length, range)| *range == (0..*length)) {
+        return std::iter::once(outer.start * whole..outer.end * whole).collect();
+    }
+    debug_assert!(outer.end <= *first, "range within the axis");
+    let inner = runs(rest, &part[1..]);
+    outer
+        .clone()
+        .flat_map(|row| inner.iter().map(move |run| row * whole + run.start..row * whole + run.end))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_join_whole_rows_and_cut_columns() {
+        assert_eq!(runs(&[4, 3], &[1..3, 0..3]), [3..9]);
+        assert_eq!(runs(&[4, 3], &[1..3, 1..2]), [4..5, 7..8]);
+        assert_eq!(runs(&[2, 2, 3], &[0..2, 1..2, 0..3]), [3..6, 9..12]);
+        assert_eq!(runs(&[5], &[2..4]), [2..4]);
+    }
+
+    #[test]
+    fn values_keep_their_bits_where_the_dtype_allows() {
+        let stored: Vec<u8> =
+            [1.0f32, -2.5, 3.140625].iter().flat_map(|v| bf16::from_f32(*v).to_le_bytes()).collect();
+        for dtype in [DType::BF16, DType::F16, DType::F32] {
+            let mut buffer = HostBuffer::new(dtype, 3);
+            buffer.extend(&stored, &StoredDtype::Bf16, &[3], &[0..3]).unwrap();
+            let values: Vec<f32> = match buffer {
+                HostBuffer::Bf16(values) => values.iter().map(|v| v.to_f32()).collect(),
+                HostBuffer::F16(values) => values.iter().map(|v| v.to_f32()).collect(),
+                HostBuffer::F32(values) => values,
+            };
+            assert_eq!(values, [1.0, -2.5, 3.140625]);
+        }
+    }
+}
