@@ -1,0 +1,369 @@
+//! A loaded model that answers one request after another.
+
+use std::cell::Cell;
+use std::ops::ControlFlow;
+use std::time::Instant;
+
+use burn::tensor::{DType, Int, Tensor};
+use glm_backends::device::OpenDevice;
+use glm_backends::kv::KvPool;
+use glm_backends::ranks::Rank;
+use glm_models::forward::SequenceInput;
+use glm_models::model::Model;
+use glm_models::trace::{TensorRecord, Trace};
+use glm_models::weights::{Loader, StoredDtype, TensorSource};
+
+use crate::config::EngineConfig;
+use crate::error::{EngineError, RequestError};
+use crate::kv::Blocks;
+use crate::load::ModelFiles;
+use crate::output::Output;
+use crate::request::{Completion, Event, Finish, Request, Timings};
+use crate::runner::Runner;
+use crate::sampler::Sampler;
+use crate::sequence::Sequence;
+
+/// Pages of the cache at the start, the sink included; they double when they run out.
+const FIRST_PAGES: usize = 16;
+/// Most scores, in tokens of a step × tokens of the sequence, that the reference attention holds
+/// at once for each head: long prompts are computed in smaller steps.
+const MAX_SCORES: usize = 1 << 22;
+
+/// How far loading is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LoadProgress {
+    /// Bytes of the weights' files that are on the device.
+    pub done_bytes: u64,
+    /// Bytes of the weights' files.
+    pub total_bytes: u64,
+}
+
+/// A loaded model.
+#[derive(Debug)]
+pub struct Engine {
+    files: ModelFiles,
+    runner: Runner,
+    blocks: Blocks,
+    dtype: DType,
+    dtype_note: Option<String>,
+    context_length: usize,
+    prefill_chunk: usize,
+}
+
+impl Engine {
+    /// Loads the weights to the device.
+    ///
+    /// # Errors
+    /// [`EngineError::Load`] when the tensors do not fit `config.json`, [`EngineError::Dtype`] and
+    /// [`EngineError::Memory`] when the device does not fit the model.
+    pub fn load(
+        files: ModelFiles,
+        device: &OpenDevice,
+        config: &EngineConfig,
+        progress: &mut dyn FnMut(LoadProgress),
+    ) -> Result<Self, EngineError> {
+        let (dtype, dtype_note) = choose_dtype(&files, device, config)?;
+        check_memory(&files, device, dtype)?;
+        let limit = files.config.max_position_embeddings();
+        let context_length = config.max_context.unwrap_or(limit).clamp(1, limit);
+
+        let total_bytes = files.checkpoint.total_bytes();
+        let progress = std::cell::RefCell::new(progress);
+        let done = Cell::new(0);
+        let report = |bytes| {
+            done.set(done.get() + bytes);
+            (progress.borrow_mut())(LoadProgress { done_bytes: done.get(), total_bytes });
+        };
+        let loader =
+            Loader::new(&files.checkpoint, &device.device, dtype, Rank::SINGLE, &report);
+        let model = Model::load(loader, &files.config, context_length)?;
+        (progress.borrow_mut())(LoadProgress { done_bytes: total_bytes, total_bytes });
+
+        let spec = Model::kv_spec(&files.config, Rank::SINGLE);
+        let kv = KvPool::new(spec, FIRST_PAGES, dtype, &device.device);
+        Ok(Engine {
+            runner: Runner::new(model, kv, device.device.clone()),
+            blocks: Blocks::new(FIRST_PAGES),
+            files,
+            dtype,
+            dtype_note,
+            context_length,
+            prefill_chunk: config.prefill_chunk.max(1),
+        })
+    }
+
+    /// Answers a request; `on_event` sees every token as it comes and may break off.
+    ///
+    /// # Errors
+    /// [`RequestError`] when the request cannot be answered; nothing is computed then.
+    pub fn generate(
+        &mut self,
+        request: &Request,
+        on_event: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
+    ) -> Result<Completion, EngineError> {
+        self.check(request)?;
+        let mut sequence = Sequence::new(request.prompt.clone());
+        let result = self.answer(request, &mut sequence, on_event);
+        self.blocks.release(sequence.pages);
+        result
+    }
+
+    /// Computes `token_ids` once and returns `logits [tokens, vocab_size]`, and with `trace` the
+    /// values in between, under the names of the reference files.
+    ///
+    /// # Errors
+    /// [`RequestError`] for ids that are no prompt.
+    pub fn trace_forward(
+        &mut self,
+        token_ids: &[u32],
+        trace: bool,
+    ) -> Result<Vec<(String, TensorRecord)>, EngineError> {
+        // One more than a prompt: nothing is generated.
+        self.check_prompt(token_ids, self.context_length + 1)?;
+        let mut values = if trace { Trace::on() } else { Trace::off() };
+        let mut logits = Trace::on();
+        let mut sequence = Sequence::new(token_ids.to_vec());
+        while sequence.pending() > 0 {
+            let count = self.chunk(&sequence);
+            self.reserve(&mut sequence, count);
+            let input = planned(&sequence, count);
+            let step = self.runner.run(&[input], None, &mut values);
+            logits.begin_step(count);
+            logits.floats("logits", &step.all_logits());
+            sequence.computed += count;
+        }
+        self.blocks.release(sequence.pages);
+        let mut records = values.into_records();
+        records.extend(logits.into_records());
+        Ok(records)
+    }
+
+    /// What was loaded.
+    pub fn files(&self) -> &ModelFiles {
+        &self.files
+    }
+
+    /// Dtype of weights, activations and cache.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// Why that is not the checkpoint's, where it is not.
+    pub fn dtype_note(&self) -> Option<&str> {
+        self.dtype_note.as_deref()
+    }
+
+    /// Tokens that a sequence may hold, prompt and answer together.
+    pub fn context_length(&self) -> usize {
+        self.context_length
+    }
+
+    /// Bytes of the cache for one token.
+    pub fn kv_bytes_per_token(&self) -> usize {
+        self.runner.kv_bytes_per_token(self.dtype)
+    }
+
+    fn answer(
+        &mut self,
+        request: &Request,
+        sequence: &mut Sequence,
+        on_event: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
+    ) -> Result<Completion, EngineError> {
+        let started = Instant::now();
+        let vocab_size = self.files.config.vocab_size();
+        let tokens = self.files.tokenizer.vocab_len();
+        let device = self.runner.device().clone();
+        let mut sampler =
+            Sampler::new(&request.sampling, &request.prompt, vocab_size, tokens, &device);
+        let mut output = Output::new(&self.files.tokenizer, &request.stop_strings);
+        let prompt_tokens = request.prompt.len();
+        let room = self.context_length - prompt_tokens;
+        let limit = request.max_tokens.unwrap_or(room).min(room);
+        let mut timings = Timings { prompt_tokens, ..Timings::default() };
+        let mut stop_token = None;
+        let mut sampled = None;
+
+        let finish = loop {
+            if sequence.tokens.len() - prompt_tokens >= limit {
+                break Finish::Length;
+            }
+            let Some(logits) = self.catch_up(sequence, sampled.take(), on_event) else {
+                break Finish::Aborted;
+            };
+            let chosen = sampler.sample(logits);
+            let id = chosen.clone().into_scalar::<u32>();
+            sampled = Some(chosen);
+            if sequence.tokens.len() == prompt_tokens {
+                timings.prompt_seconds = started.elapsed().as_secs_f64();
+                timings.time_to_first_token_seconds = timings.prompt_seconds;
+            }
+            sequence.tokens.push(id);
+            if self.ends(request, id) {
+                stop_token = Some(id);
+                // The end token is told, but has no text.
+                let _ = on_event(Event::Token { id, text: output.finish() });
+                break Finish::Stop;
+            }
+            let (text, stopped) = output.push(id)?;
+            let flow = on_event(Event::Token { id, text });
+            if stopped {
+                break Finish::Stop;
+            }
+            if flow.is_break() {
+                break Finish::Aborted;
+            }
+        };
+        let token_ids = sequence.tokens.split_off(prompt_tokens);
+        timings.decode_tokens = token_ids.len().saturating_sub(1);
+        timings.decode_seconds = started.elapsed().as_secs_f64() - timings.prompt_seconds;
+        if stop_token.is_none() && finish != Finish::Stop {
+            let rest = output.finish();
+            if let (false, Some(id)) = (rest.is_empty(), token_ids.last()) {
+                let _ = on_event(Event::Token { id: *id, text: rest });
+            }
+        }
+        Ok(Completion { token_ids, text: output.into_text(), finish, stop_token, timings })
+    }
+
+    /// Computes what is pending; returns the logits after the last token, `[1, vocab_size]`, or
+    /// `None` when the receiver broke off in between.
+    fn catch_up(
+        &mut self,
+        sequence: &mut Sequence,
+        mut fed: Option<Tensor<1, Int>>,
+        on_event: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
+    ) -> Option<Tensor<2>> {
+        loop {
+            let count = self.chunk(sequence);
+            self.reserve(sequence, count);
+            let input = planned(sequence, count);
+            let step = self.runner.run(&[input], fed.take(), &mut Trace::off());
+            sequence.computed += count;
+            if sequence.pending() == 0 {
+                return Some(step.last_logits());
+            }
+            let event =
+                Event::Prompt { computed: sequence.computed, total: sequence.tokens.len() };
+            if on_event(event).is_break() {
+                return None;
+            }
+        }
+    }
+
+    /// How many pending tokens the next step computes.
+    fn chunk(&self, sequence: &Sequence) -> usize {
+        let length = sequence.tokens.len();
+        let fitting = (MAX_SCORES / length).max(1);
+        sequence.pending().min(self.prefill_chunk).min(fitting)
+    }
+
+    /// Takes pages for the next `count` tokens; the pool doubles when none are left.
+    fn reserve(&mut self, sequence: &mut Sequence, count: usize) {
+        let tokens = sequence.computed + count;
+        let page_size = self.runner.page_size();
+        while sequence.reserve(tokens, page_size, &mut self.blocks).is_none() {
+            let pages = 2 * self.blocks.total();
+            self.runner.grow(pages);
+            self.blocks.grow(pages);
+        }
+    }
+
+    fn ends(&self, request: &Request, id: u32) -> bool {
+        let eos = !request.ignore_eos && self.files.generation.eos_token_ids.contains(&id);
+        eos || request.stop_token_ids.contains(&id)
+    }
+
+    fn check(&self, request: &Request) -> Result<(), RequestError> {
+        self.check_prompt(&request.prompt, self.context_length)?;
+        request.sampling.validate()?;
+        let vocab_size = self.files.config.vocab_size();
+        let out_of_range = |(id, _): &&(u32, f32)| *id as usize >= vocab_size;
+        match request.sampling.logit_bias.iter().find(out_of_range) {
+            None => Ok(()),
+            Some((id, _)) => Err(RequestError::Sampling {
+                name: "logit-bias",
+                found: format!("for token {id}"),
+                wanted: "a token id of the vocabulary",
+            }),
+        }
+    }
+
+    fn check_prompt(&self, prompt: &[u32], context: usize) -> Result<(), RequestError> {
+        let vocab_size = self.files.config.vocab_size();
+        if prompt.is_empty() {
+            return Err(RequestError::EmptyPrompt);
+        }
+        if let Some(position) = prompt.iter().position(|id| *id as usize >= vocab_size) {
+            let id = prompt[position];
+            return Err(RequestError::TokenOutOfRange { position, id, vocab_size });
+        }
+        if prompt.len() >= context {
+            return Err(RequestError::PromptTooLong { found: prompt.len(), context });
+        }
+        Ok(())
+    }
+}
+
+fn planned(sequence: &Sequence, count: usize) -> SequenceInput {
+    let tokens = sequence.computed..sequence.computed + count;
+    SequenceInput {
+        tokens: sequence.tokens[tokens].to_vec(),
+        computed: sequence.computed,
+        pages: sequence.pages.clone(),
+    }
+}
+
+/// The dtype to keep the model in, and a note where it is not the checkpoint's.
+fn choose_dtype(
+    files: &ModelFiles,
+    device: &OpenDevice,
+    config: &EngineConfig,
+) -> Result<(DType, Option<String>), EngineError> {
+    match config.dtype.dtype() {
+        None => Ok(device.auto_float(stored_dtype(files))),
+        Some(dtype) if device.supports(dtype) => Ok((dtype, None)),
+        Some(dtype) => {
+            let known = [DType::F32, DType::BF16, DType::F16];
+            let has: Vec<_> =
+                known.into_iter().filter(|d| device.supports(*d)).map(|d| d.name()).collect();
+            Err(EngineError::Dtype {
+                device: device.label(),
+                wanted: dtype.name(),
+                has: has.join(", "),
+            })
+        }
+    }
+}
+
+/// Dtype of the embedding: what the checkpoint as a whole is stored in.
+fn stored_dtype(files: &ModelFiles) -> DType {
+    match files.checkpoint.info("model.embed_tokens.weight").map(|info| info.dtype) {
+        Some(StoredDtype::F16) => DType::F16,
+        Some(StoredDtype::F32) => DType::F32,
+        _ => DType::BF16,
+    }
+}
+
+/// Refuses a model that is larger than all the memory of the device, before anything is read.
+fn check_memory(
+    files: &ModelFiles,
+    device: &OpenDevice,
+    dtype: DType,
+) -> Result<(), EngineError> {
+    let Some(present) = device.memory().total else { return Ok(()) };
+    let needed = files.config.parameters().total * dtype.size() as u64;
+    if needed <= present {
+        return Ok(());
+    }
+    let gigabytes = |bytes: u64| format!("{:.1} GB", bytes as f64 / 1e9);
+    Err(EngineError::Memory {
+        needed: gigabytes(needed),
+        dtype: dtype.name(),
+        device: device.label(),
+        present: gigabytes(present),
+        hint: match dtype {
+            DType::F32 => ", or --dtype bf16",
+            _ => "",
+        },
+    })
+}

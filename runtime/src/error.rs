@@ -1,0 +1,84 @@
+//! What can go wrong once the files of a model are open.
+
+use glm_models::weights::LoadError;
+
+use crate::text::TextError;
+
+/// Why the engine could not load or answer.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The tensors do not fit the configuration.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// The device does not compute in the dtype asked for.
+    #[error("{device} does not compute in {wanted}; it has {has}")]
+    Dtype {
+        /// Device, as `cuda:0 (name)`.
+        device: String,
+        /// Dtype asked for.
+        wanted: &'static str,
+        /// Dtypes of the device.
+        has: String,
+    },
+    /// The model cannot be held by the device.
+    #[error(
+        "the weights take {needed} in {dtype} and {device} has {present}: choose a smaller model{hint}"
+    )]
+    Memory {
+        /// Size of the weights.
+        needed: String,
+        /// Dtype they would be kept in.
+        dtype: &'static str,
+        /// Device, as `cuda:0 (name)`.
+        device: String,
+        /// Memory of the device.
+        present: String,
+        /// What else may help, with its own punctuation.
+        hint: &'static str,
+    },
+    /// A request that cannot be answered.
+    #[error(transparent)]
+    Request(#[from] RequestError),
+    /// Token ids without a text.
+    #[error(transparent)]
+    Text(#[from] TextError),
+}
+
+/// What is wrong with a request.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum RequestError {
+    /// Nothing to continue.
+    #[error("the prompt is empty: at least one token is needed")]
+    EmptyPrompt,
+    /// No room for an answer.
+    #[error(
+        "the prompt has {found} tokens and the context holds {context}: \
+         at most {} can be answered", context - 1
+    )]
+    PromptTooLong {
+        /// Tokens of the prompt.
+        found: usize,
+        /// Tokens that a sequence may hold.
+        context: usize,
+    },
+    /// An id that the embedding has no row for.
+    #[error("token id {id} at position {position} is out of range: the vocabulary has {vocab_size}")]
+    TokenOutOfRange {
+        /// Place in the prompt, from 0.
+        position: usize,
+        /// The id.
+        id: u32,
+        /// Rows of the embedding.
+        vocab_size: usize,
+    },
+    /// A sampling parameter out of range.
+    #[error("{name} is {found}, wanted {wanted}")]
+    Sampling {
+        /// Name of the parameter.
+        name: &'static str,
+        /// Its value.
+        found: String,
+        /// What it may be.
+        wanted: &'static str,
+    },
+}

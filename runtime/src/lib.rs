@@ -1,0 +1,29 @@
+//! Time and memory: which tokens are computed now, and where they are kept.
+//!
+//! - [`engine`]: a loaded model that answers requests
+//! - [`request`]: what is asked, and what comes back
+//! - [`load`]: a model folder, opened and checked
+//! - [`hub`]: from a hub id to a model folder
+//! - [`text`]: tokenizer, chat template, text while it streams
+//!
+//! Inside: `kv` and `sequence` are plain integers and know no tensor; `runner` turns their plans
+//! into a step on the device; `sampler` chooses the next token there.
+
+pub mod config;
+pub mod engine;
+pub mod error;
+pub mod hub;
+mod kv;
+pub mod load;
+mod output;
+pub mod request;
+mod runner;
+mod sampler;
+mod sequence;
+pub mod text;
+
+pub use config::{DtypeChoice, EngineConfig};
+pub use engine::{Engine, LoadProgress};
+pub use error::{EngineError, RequestError};
+pub use glm_models::trace::{TensorRecord, Values};
+pub use request::{Completion, Event, Finish, Request, SamplingParams, Timings};

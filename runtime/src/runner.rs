@@ -1,0 +1,90 @@
+//! One step on the device: plain integers in, hidden states out.
+
+use std::collections::HashMap;
+
+use burn::tensor::{DType, Device, Int, Tensor};
+use glm_backends::kv::KvPool;
+use glm_models::forward::{BatchShape, ForwardBatch, SequenceInput};
+use glm_models::model::Model;
+use glm_models::trace::Trace;
+
+/// Owns what one rank holds: weights, cache, and a batch for each shape that occurred.
+#[derive(Debug)]
+pub(crate) struct Runner {
+    model: Model,
+    kv: KvPool,
+    batches: HashMap<BatchShape, ForwardBatch>,
+    device: Device,
+}
+
+impl Runner {
+    /// A runner of `model` with an empty cache.
+    pub(crate) fn new(model: Model, kv: KvPool, device: Device) -> Self {
+        Runner { model, kv, batches: HashMap::new(), device }
+    }
+
+    /// Computes a step. With `fed`, the token ids of the first rows come from there, the output
+    /// of the sampler, and those in `inputs` are ignored.
+    ///
+    /// Returns the hidden states of all rows, `[tokens, hidden]`, padding included.
+    pub(crate) fn run(
+        &mut self,
+        inputs: &[SequenceInput],
+        fed: Option<Tensor<1, Int>>,
+        trace: &mut Trace,
+    ) -> Step<'_> {
+        let tokens = inputs.iter().map(|input| input.tokens.len()).sum();
+        let pages = inputs.iter().map(|input| input.pages.len()).max().unwrap_or(1);
+        let shape = BatchShape::holding(tokens, inputs.len(), pages);
+        let page_size = self.kv.spec().page_size();
+        let new = || ForwardBatch::new(shape, page_size, &self.device);
+        let batch = self.batches.entry(shape).or_insert_with(new);
+        batch.fill(inputs);
+        if let Some(sampled) = fed {
+            batch.feed(sampled);
+        }
+        trace.begin_step(tokens);
+        let hidden = self.model.forward(batch, &mut self.kv, trace);
+        Step { model: &self.model, batch, hidden }
+    }
+
+    /// Makes room in the cache for `pages` pages, the sink included.
+    pub(crate) fn grow(&mut self, pages: usize) {
+        self.kv.grow(pages);
+    }
+
+    /// The device that everything lies on.
+    pub(crate) fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// Bytes of the cache for one token.
+    pub(crate) fn kv_bytes_per_token(&self, dtype: DType) -> usize {
+        self.kv.spec().bytes_per_token(dtype)
+    }
+
+    /// Tokens per page.
+    pub(crate) fn page_size(&self) -> usize {
+        self.kv.spec().page_size()
+    }
+}
+
+/// A step that was computed.
+#[derive(Debug)]
+pub(crate) struct Step<'a> {
+    model: &'a Model,
+    batch: &'a ForwardBatch,
+    hidden: Tensor<2>,
+}
+
+impl Step<'_> {
+    /// Logits after the last token of each sequence, `[sequences, vocab_size]`.
+    pub(crate) fn last_logits(self) -> Tensor<2> {
+        self.model.logits(self.hidden.select(0, self.batch.last_rows.clone()))
+    }
+
+    /// Logits after every row, padding included, `[tokens, vocab_size]`.
+    pub(crate) fn all_logits(self) -> Tensor<2> {
+        self.model.logits(self.hidden)
+    }
+}
