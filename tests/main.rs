@@ -1,0 +1,7 @@
+//! Behaviour across crates, in one binary.
+
+mod cli; // runs the program
+mod model_parity; // layers, logits and greedy text against recorded references
+mod support; // where the program, the fixtures and the references are
+mod tidy; // house rules
+mod transcripts; // whole conversations with the built-in model

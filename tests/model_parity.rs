@@ -1,0 +1,153 @@
+//! Random reference checkpoints against transformers: every layer, the logits, greedy text.
+
+use std::ops::ControlFlow;
+
+use glm_runtime::{DtypeChoice, Engine, Request, SamplingParams};
+
+use crate::support::oracle::{self, Golden, cosine, floats, ids, relative_l2};
+
+const CHECKPOINTS: [&str; 2] = ["air-tiny", "m355-tiny"];
+const PROMPTS: [usize; 4] = [1, 7, 64, 300];
+
+#[test]
+fn f32_on_the_cpu_equals_transformers() {
+    for name in CHECKPOINTS {
+        check_f32(name, "cpu", 1e-4, 0.0);
+    }
+}
+
+#[test]
+fn f32_on_gl_equals_transformers() {
+    for name in CHECKPOINTS {
+        check_f32(name, "gl", 1e-3, 0.02);
+    }
+}
+
+/// Logits of all prompts, the trace of the short one and the greedy texts. A greedy text counts
+/// up to the first step whose recorded margin is below `margin`.
+fn check_f32(name: &str, device: &str, tolerance: f64, margin: f32) {
+    let Some((mut engine, golden)) = open(name, device, DtypeChoice::F32) else { return };
+    for length in PROMPTS {
+        let prompt = golden.tokens(&format!("prompt{length}.ids"));
+        let want = golden.floats(&format!("prompt{length}.logits"));
+        let records = engine.trace_forward(&prompt, false).expect("forward");
+        let got = floats(&records, "logits");
+        // Of the longest prompt only the last rows are recorded.
+        let got = &got[got.len() - want.len()..];
+        let distance = relative_l2(got, &want);
+        assert!(distance < tolerance, "{name} on {device}, {length} tokens: {distance:.2e}");
+
+        let want = golden.tokens(&format!("prompt{length}.greedy"));
+        let margins = golden.floats(&format!("prompt{length}.greedy_margin"));
+        let sure = margins.iter().position(|m| *m < margin).unwrap_or(want.len());
+        let got = greedy(&mut engine, prompt, want.len());
+        assert_eq!(got[..sure], want[..sure], "{name} on {device}, greedy after {length} tokens");
+    }
+    check_trace(&mut engine, &golden, name, tolerance);
+}
+
+fn check_trace(engine: &mut Engine, golden: &Golden, name: &str, tolerance: f64) {
+    let mut compared = 0;
+    for length in [7, 64] {
+        let prompt = golden.tokens(&format!("prompt{length}.ids"));
+        let records = engine.trace_forward(&prompt, true).expect("forward");
+        let prefix = format!("trace{length}.");
+        for full_name in golden.names() {
+            let Some(value) = full_name.strip_prefix(&prefix) else { continue };
+            if value.starts_with("router_gap") {
+                continue;
+            }
+            compared += 1;
+            if value.starts_with("router_topk_ids") {
+                assert_eq!(ids(&records, value), golden.ids(&full_name), "{name}: {full_name}");
+            } else {
+                let distance = relative_l2(floats(&records, value), &golden.floats(&full_name));
+                assert!(distance < tolerance, "{name}: {full_name} is off by {distance:.2e}");
+            }
+        }
+    }
+    assert!(compared > 20, "{name}: only {compared} values compared");
+}
+
+/// One expert choice that flips moves a position by whole logits, so that only medians and short
+/// prompts say something (the references' own bf16 runs differ from f32 by as much).
+#[test]
+fn bf16_on_the_cpu_is_as_close_as_transformers() {
+    for name in CHECKPOINTS {
+        let Some((mut engine, golden)) = open(name, "cpu", DtypeChoice::Bf16) else { return };
+        for length in PROMPTS {
+            let prompt = golden.tokens(&format!("prompt{length}.ids"));
+            let exact = golden.floats(&format!("prompt{length}.logits"));
+            let theirs = golden.floats(&format!("bf16.prompt{length}.logits"));
+            let records = engine.trace_forward(&prompt, false).expect("forward");
+            let ours = floats(&records, "logits");
+            let ours = &ours[ours.len() - exact.len()..];
+            let width = 480;
+            let (ours_off, theirs_off) =
+                (median_off(ours, &exact, width), median_off(&theirs, &exact, width));
+            assert!(
+                ours_off < 2.0 * theirs_off + 0.1,
+                "{name}, {length} tokens: median {ours_off:.3}, transformers {theirs_off:.3}"
+            );
+            if length <= 7 {
+                let cosine = cosine(ours, &exact);
+                assert!(cosine > 0.99, "{name}, {length} tokens: cosine {cosine:.4}");
+            }
+        }
+    }
+}
+
+/// Median over positions of the largest distance of a logit.
+fn median_off(got: &[f32], want: &[f32], width: usize) -> f32 {
+    let mut largest: Vec<f32> = got
+        .chunks(width)
+        .zip(want.chunks(width))
+        .map(|(got, want)| {
+            got.iter().zip(want).map(|(got, want)| (got - want).abs()).fold(0.0, f32::max)
+        })
+        .collect();
+    largest.sort_by(f32::total_cmp);
+    largest[largest.len() / 2]
+}
+
+/// However a prompt is cut into steps, the numbers stay the same.
+#[test]
+fn chunks_do_not_change_the_numbers() {
+    let Some(folder) = oracle::reference("m355-tiny") else { return };
+    let Some(device) = oracle::device("cpu") else { return };
+    let golden = Golden::open(&folder.join("golden.safetensors"));
+    let prompt = golden.tokens("prompt300.ids");
+    let want = golden.floats("prompt300.logits");
+    for prefill_chunk in [1, 37, 300] {
+        let files = glm_runtime::load::ModelFiles::open(&folder).expect("model folder");
+        let config = glm_runtime::EngineConfig {
+            dtype: DtypeChoice::F32,
+            prefill_chunk,
+            max_context: Some(512),
+        };
+        let mut engine = Engine::load(files, &device, &config, &mut |_| ()).expect("load");
+        let records = engine.trace_forward(&prompt, false).expect("forward");
+        let got = floats(&records, "logits");
+        let distance = relative_l2(&got[got.len() - want.len()..], &want);
+        assert!(distance < 1e-4, "chunks of {prefill_chunk}: {distance:.2e}");
+    }
+}
+
+fn open(name: &str, device: &str, dtype: DtypeChoice) -> Option<(Engine, Golden)> {
+    let folder = oracle::reference(name)?;
+    let device = oracle::device(device)?;
+    let golden = Golden::open(&folder.join("golden.safetensors"));
+    Some((oracle::engine(&folder, &device, dtype), golden))
+}
+
+fn greedy(engine: &mut Engine, prompt: Vec<u32>, tokens: usize) -> Vec<u32> {
+    let request = Request {
+        prompt,
+        sampling: SamplingParams::greedy(),
+        stop_strings: Vec::new(),
+        stop_token_ids: Vec::new(),
+        max_tokens: Some(tokens),
+        ignore_eos: true,
+    };
+    engine.generate(&request, &mut |_| ControlFlow::Continue(())).expect("generate").token_ids
+}

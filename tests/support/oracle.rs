@@ -1,0 +1,109 @@
+//! Reference checkpoints and the values recorded of them.
+
+use std::path::{Path, PathBuf};
+
+use glm_backends::device::{self, OpenDevice};
+use glm_models::trace::{TensorRecord, Values};
+use glm_runtime::load::ModelFiles;
+use glm_runtime::{DtypeChoice, Engine, EngineConfig};
+use safetensors::{Dtype, SafeTensors};
+
+/// The folder of a reference checkpoint beside the repository, or `None` with a printed reason.
+pub(crate) fn reference(name: &str) -> Option<PathBuf> {
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/oracles/public");
+    let folder = Path::new(root).join(name);
+    if folder.is_dir() {
+        return Some(folder);
+    }
+    eprintln!("skipped: no reference checkpoint {name} in ../shared");
+    None
+}
+
+/// A device by name, or `None` with a printed reason.
+pub(crate) fn device(name: &str) -> Option<OpenDevice> {
+    match device::open(&name.parse().expect("a device name")) {
+        Ok(device) => Some(device),
+        Err(error) => {
+            eprintln!("skipped: {error}");
+            None
+        }
+    }
+}
+
+/// The checkpoint in `folder` on `device`.
+pub(crate) fn engine(folder: &Path, device: &OpenDevice, dtype: DtypeChoice) -> Engine {
+    let files = ModelFiles::open(folder).expect("model folder");
+    let config = EngineConfig { dtype, max_context: Some(2048), ..EngineConfig::default() };
+    Engine::load(files, device, &config, &mut |_| ()).expect("load")
+}
+
+/// A file of recorded tensors.
+pub(crate) struct Golden(Vec<u8>);
+
+impl Golden {
+    pub(crate) fn open(path: &Path) -> Self {
+        Golden(std::fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display())))
+    }
+
+    pub(crate) fn names(&self) -> Vec<String> {
+        let tensors = SafeTensors::deserialize(&self.0).expect("safetensors");
+        tensors.names().into_iter().map(str::to_owned).collect()
+    }
+
+    pub(crate) fn floats(&self, name: &str) -> Vec<f32> {
+        self.read(name, Dtype::F32, f32::from_le_bytes)
+    }
+
+    pub(crate) fn ids(&self, name: &str) -> Vec<i64> {
+        self.read(name, Dtype::I64, i64::from_le_bytes)
+    }
+
+    pub(crate) fn tokens(&self, name: &str) -> Vec<u32> {
+        self.ids(name).into_iter().map(|id| id as u32).collect()
+    }
+
+    fn read<T, const N: usize>(&self, name: &str, dtype: Dtype, of: fn([u8; N]) -> T) -> Vec<T> {
+        let tensors = SafeTensors::deserialize(&self.0).expect("safetensors");
+        let tensor = tensors.tensor(name).unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert_eq!(tensor.dtype(), dtype, "{name}");
+        tensor.data().as_chunks::<N>().0.iter().map(|bytes| of(*bytes)).collect()
+    }
+}
+
+/// The recorded floats called `name`.
+pub(crate) fn floats<'a>(records: &'a [(String, TensorRecord)], name: &str) -> &'a [f32] {
+    match find(records, name) {
+        Values::F32(values) => values,
+        Values::I64(_) => panic!("{name} holds ids"),
+    }
+}
+
+/// The recorded ids called `name`.
+pub(crate) fn ids<'a>(records: &'a [(String, TensorRecord)], name: &str) -> &'a [i64] {
+    match find(records, name) {
+        Values::I64(values) => values,
+        Values::F32(_) => panic!("{name} holds floats"),
+    }
+}
+
+fn find<'a>(records: &'a [(String, TensorRecord)], name: &str) -> &'a Values {
+    let record = records.iter().find(|(held, _)| held == name);
+    &record.unwrap_or_else(|| panic!("{name} was not recorded")).1.values
+}
+
+/// `|got - want| / |want|` in the L2 norm.
+pub(crate) fn relative_l2(got: &[f32], want: &[f32]) -> f64 {
+    assert_eq!(got.len(), want.len(), "lengths");
+    let square = |value: f32| f64::from(value) * f64::from(value);
+    let distance: f64 = got.iter().zip(want).map(|(got, want)| square(got - want)).sum();
+    let length: f64 = want.iter().map(|want| square(*want)).sum();
+    (distance / length.max(1e-30)).sqrt()
+}
+
+/// Cosine of the angle between two vectors.
+pub(crate) fn cosine(a: &[f32], b: &[f32]) -> f64 {
+    let dot = |a: &[f32], b: &[f32]| -> f64 {
+        a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
+    };
+    dot(a, b) / (dot(a, a) * dot(b, b)).sqrt().max(1e-30)
+}
