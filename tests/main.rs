@@ -1,5 +1,7 @@
 //! Behaviour across crates, in one binary.
 
+#![expect(clippy::print_stderr, reason = "a skipped test says why")]
+
 mod cli; // runs the program
 mod model_parity; // layers, logits and greedy text against recorded references
 mod support; // where the program, the fixtures and the references are

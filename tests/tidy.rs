@@ -122,10 +122,8 @@ fn long_files_are_listed() {
 
 #[test]
 fn words_that_do_not_belong_here_are_not_here() {
-    let listed = std::process::Command::new("git")
-        .args(["ls-files", "-z"])
-        .current_dir(root())
-        .output();
+    let listed =
+        std::process::Command::new("git").args(["ls-files", "-z"]).current_dir(root()).output();
     let Ok(listed) = listed else {
         eprintln!("skipped: no git");
         return;
@@ -161,7 +159,9 @@ fn rust_files(folder: &Path) -> Vec<PathBuf> {
         for entry in fs::read_dir(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display())) {
             let path = entry.expect("entry").path();
             let name = path.file_name().expect("name").to_string_lossy().into_owned();
-            if path.is_dir() && !["target", "patches"].contains(&name.as_str()) && !name.starts_with('.')
+            if path.is_dir()
+                && !["target", "patches"].contains(&name.as_str())
+                && !name.starts_with('.')
             {
                 folders.push(path);
             } else if path.extension().is_some_and(|extension| extension == "rs") {

@@ -1,6 +1,9 @@
 //! Every case of every op on the device of `GLM_TEST_DEVICE` (default `gl`, skipped where it is
 //! absent) against the reference on the CPU.
 
+#![expect(clippy::print_stderr, reason = "a skipped test says why")]
+#![expect(clippy::disallowed_methods, reason = "the device is chosen by the environment")]
+
 use burn::tensor::Device;
 use glm_backends::ops::{KERNELS, case::Inputs};
 

@@ -3,7 +3,7 @@
 //! A batch has one of a few shapes and is filled anew for each step, so that a captured step can
 //! be replayed. No op takes a host list or a scalar that changes from step to step.
 
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{Device, Int, Tensor, TensorData, s};
 use glm_backends::kv::PageTables;
 
 /// Lengths of a batch's tensors.
@@ -113,7 +113,7 @@ impl ForwardBatch {
     /// `sampled [n]` with `n` at most the number of rows.
     pub fn feed(&mut self, sampled: Tensor<1, Int>) {
         let [count] = sampled.dims();
-        self.token_ids.inplace(|ids| ids.slice_assign([0..count], sampled));
+        self.token_ids.inplace(|ids| ids.slice_assign(s![0..count], sampled));
     }
 }
 
@@ -193,10 +193,7 @@ mod tests {
     fn few_shapes_hold_every_step() {
         let tokens = |tokens| BatchShape::holding(tokens, 1, 1).tokens;
         assert_eq!([1, 3, 33, 64, 65, 300].map(tokens), [1, 4, 64, 64, 128, 320]);
-        assert_eq!(
-            BatchShape::holding(7, 3, 5),
-            BatchShape { tokens: 8, sequences: 4, pages: 8 }
-        );
+        assert_eq!(BatchShape::holding(7, 3, 5), BatchShape { tokens: 8, sequences: 4, pages: 8 });
     }
 
     #[test]

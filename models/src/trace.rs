@@ -117,10 +117,7 @@ impl LayerTrace<'_> {
         let shape = vec![rows, choices];
         let name = |name: &str| format!("{name}.layer{}", self.index);
         let (ids_name, weights_name) = (name("router_topk_ids"), name("router_topk_weights"));
-        self.trace.push(
-            &ids_name,
-            TensorRecord { shape: shape.clone(), values: Values::I64(ids) },
-        );
+        self.trace.push(&ids_name, TensorRecord { shape: shape.clone(), values: Values::I64(ids) });
         self.trace.push(&weights_name, TensorRecord { shape, values: Values::F32(weights) });
     }
 }

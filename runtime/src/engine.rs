@@ -74,8 +74,7 @@ impl Engine {
             done.set(done.get() + bytes);
             (progress.borrow_mut())(LoadProgress { done_bytes: done.get(), total_bytes });
         };
-        let loader =
-            Loader::new(&files.checkpoint, &device.device, dtype, Rank::SINGLE, &report);
+        let loader = Loader::new(&files.checkpoint, &device.device, dtype, Rank::SINGLE, &report);
         let model = Model::load(loader, &files.config, context_length)?;
         (progress.borrow_mut())(LoadProgress { done_bytes: total_bytes, total_bytes });
 
@@ -242,8 +241,7 @@ impl Engine {
             if sequence.pending() == 0 {
                 return Some(step.last_logits());
             }
-            let event =
-                Event::Prompt { computed: sequence.computed, total: sequence.tokens.len() };
+            let event = Event::Prompt { computed: sequence.computed, total: sequence.tokens.len() };
             if on_event(event).is_break() {
                 return None;
             }
@@ -345,11 +343,7 @@ fn stored_dtype(files: &ModelFiles) -> DType {
 }
 
 /// Refuses a model that is larger than all the memory of the device, before anything is read.
-fn check_memory(
-    files: &ModelFiles,
-    device: &OpenDevice,
-    dtype: DType,
-) -> Result<(), EngineError> {
+fn check_memory(files: &ModelFiles, device: &OpenDevice, dtype: DType) -> Result<(), EngineError> {
     let Some(present) = device.memory().total else { return Ok(()) };
     let needed = files.config.parameters().total * dtype.size() as u64;
     if needed <= present {

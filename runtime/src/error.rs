@@ -62,7 +62,9 @@ pub enum RequestError {
         context: usize,
     },
     /// An id that the embedding has no row for.
-    #[error("token id {id} at position {position} is out of range: the vocabulary has {vocab_size}")]
+    #[error(
+        "token id {id} at position {position} is out of range: the vocabulary has {vocab_size}"
+    )]
     TokenOutOfRange {
         /// Place in the prompt, from 0.
         position: usize,

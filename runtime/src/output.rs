@@ -77,7 +77,8 @@ mod tests {
 
     /// A tokenizer with one token per ASCII character of the tests.
     fn tokenizer() -> Tokenizer {
-        let vocab: Vec<String> = ('a'..='z').enumerate().map(|(i, c)| format!("\"{c}\":{i}")).collect();
+        let vocab: Vec<String> =
+            ('a'..='z').enumerate().map(|(i, c)| format!("\"{c}\":{i}")).collect();
         let json = format!(
             r#"{{"version":"1.0","truncation":null,"padding":null,"added_tokens":[],"normalizer":null,
             "pre_tokenizer":{{"type":"ByteLevel","add_prefix_space":false,"trim_offsets":true,"use_regex":false}},

@@ -59,9 +59,9 @@ impl Sampler {
         if let Some(penalties) = &mut self.penalties {
             let place = chosen.clone().unsqueeze_dim::<2>(0);
             let one = Tensor::ones([1, 1], (&device, DType::F32));
-            penalties.output_counts.inplace(|counts| {
-                counts.scatter(1, place, one, IndexingUpdateOp::Add)
-            });
+            penalties
+                .output_counts
+                .inplace(|counts| counts.scatter(1, place, one, IndexingUpdateOp::Add));
         }
         chosen
     }

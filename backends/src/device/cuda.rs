@@ -68,14 +68,17 @@ fn compiler(gpu: &str) -> Result<(), DeviceError> {
         let ptx = cudarc::nvrtc::compile_ptx("extern \"C\" __global__ void probe() {}");
         ptx.map(drop).map_err(|error| error.to_string())
     });
-    let lacking = |what: String| absent(format!("the driver and {gpu} are there, but {what}"), REMEDY);
+    let lacking =
+        |what: String| absent(format!("the driver and {gpu} are there, but {what}"), REMEDY);
     match compiled {
         Err(_) => return Err(lacking(format!("not NVRTC ({COMPILER} not found)"))),
         Ok(Err(error)) => return Err(lacking(format!("NVRTC does not compile: {error}"))),
         Ok(Ok(())) => {}
     }
     match cubecl::cuda::install::cuda_path() {
-        None => Err(lacking("not the CUDA headers (looked in CUDA_PATH, /usr/local/cuda, /opt/cuda)".into())),
+        None => Err(lacking(
+            "not the CUDA headers (looked in CUDA_PATH, /usr/local/cuda, /opt/cuda)".into(),
+        )),
         Some(toolkit) => match missing_header(&toolkit.join("include")) {
             Some(header) => Err(lacking(format!("not the CUDA header {header}"))),
             None => Ok(()),

@@ -98,7 +98,8 @@ mod tests {
     #[test]
     fn each_message_is_one_line_with_a_way_out() {
         let kind = BackendKind::Gl;
-        let absent = DeviceError::Absent { kind, found: "no EGL".into(), remedy: "install it".into() };
+        let absent =
+            DeviceError::Absent { kind, found: "no EGL".into(), remedy: "install it".into() };
         for (error, message, short) in [
             (
                 DeviceError::NotCompiled { kind },

@@ -94,8 +94,13 @@ struct Candidate {
 }
 
 /// What `auto` tries, best first. By now `wgpu` stands for Metal and DirectX 12.
-const AUTOMATIC: [BackendKind; 5] =
-    [BackendKind::Cuda, BackendKind::Rocm, BackendKind::Vulkan, BackendKind::Wgpu, BackendKind::Cpu];
+const AUTOMATIC: [BackendKind; 5] = [
+    BackendKind::Cuda,
+    BackendKind::Rocm,
+    BackendKind::Vulkan,
+    BackendKind::Wgpu,
+    BackendKind::Cpu,
+];
 
 /// Opens the device that `selection` names, or the best one for [`Selection::Auto`].
 ///

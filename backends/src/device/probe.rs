@@ -71,7 +71,7 @@ pub(super) fn compute(device: &Device) -> Result<(), String> {
     let sum = Dispatch::float_add(numbers.clone(), numbers);
     let sum = cubecl::future::block_on(Dispatch::float_into_data(sum))
         .map_err(|error| one_line(&format!("{error:?}")))?;
-    match sum.to_vec::<f32>() {
+    match sum.try_to_vec::<f32>() {
         Ok(sum) if sum == [2.0, 4.0, 6.0] => Ok(()),
         other => Err(format!("[1, 2, 3] + [1, 2, 3] gave {other:?}")),
     }

@@ -77,14 +77,17 @@ impl FromStr for Selection {
             Some((name, digits)) => (name, Some(digits)),
             None => (text, None),
         };
-        let refuse = |reason: &str| DeviceError::Index { found: text.into(), reason: reason.into() };
+        let refuse =
+            |reason: &str| DeviceError::Index { found: text.into(), reason: reason.into() };
         let index = match digits {
             None => 0,
             // `parse` alone would take `+1`.
             Some(digits) if digits.bytes().all(|byte| byte.is_ascii_digit()) => digits
                 .parse()
                 .map_err(|_| refuse("wanted a device number after the colon, as in `cuda:1`"))?,
-            Some(_) => return Err(refuse("wanted a device number after the colon, as in `cuda:1`")),
+            Some(_) => {
+                return Err(refuse("wanted a device number after the colon, as in `cuda:1`"));
+            }
         };
         if name == "auto" {
             return match digits {
@@ -141,7 +144,10 @@ mod tests {
             ("auto:1", "backend `auto:1`: `auto` takes no device number; name the backend instead"),
             ("cpu:1", "backend `cpu:1`: there is one CPU device; write `cpu`"),
             ("cuda:", "backend `cuda:`: wanted a device number after the colon, as in `cuda:1`"),
-            ("cuda:+1", "backend `cuda:+1`: wanted a device number after the colon, as in `cuda:1`"),
+            (
+                "cuda:+1",
+                "backend `cuda:+1`: wanted a device number after the colon, as in `cuda:1`",
+            ),
             (
                 "cuda:99999999999999999999999",
                 "backend `cuda:99999999999999999999999`: wanted a device number after the colon, \

@@ -6,7 +6,7 @@
 use burn::tensor::Device;
 use cubecl::future::block_on;
 use cubecl::wgpu::wgpu::{AdapterInfo, Backend, DeviceType, Instance, InstanceDescriptor};
-use cubecl::wgpu::{AutoGraphicsApi, GraphicsApi as _, WgpuBackend, WgpuDevice, WgpuDeviceKind};
+use cubecl::wgpu::{AutoGraphicsApi, WgpuBackend, WgpuDevice, WgpuDeviceKind};
 
 use super::probe::guarded;
 use super::{BackendKind, Candidate, DeviceError};

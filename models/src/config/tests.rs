@@ -231,9 +231,8 @@ fn other_formulas() {
         &json!({"quantization_config": {
             "quant_method": "compressed-tensors", "format": "float-quantized"
         }}),
-        "`quantization_config` is compressed-tensors (float-quantized), wanted none:
-        quantised checkpoints \
-         are not supported yet, use the BF16 checkpoint",
+        "`quantization_config` is compressed-tensors (float-quantized), wanted none: \
+         quantised checkpoints are not supported yet, use the BF16 checkpoint",
     );
 }
 
@@ -246,8 +245,8 @@ fn dimensions_that_do_not_fit_together() {
     );
     refused(
         &json!({"head_dim": 18}),
-        "`partial_rotary_factor` is 0.5, wanted an even number of rotated dimensions, not
-        9 of head_dim 18",
+        "`partial_rotary_factor` is 0.5, wanted an even number of rotated dimensions, not \
+         9 of head_dim 18",
     );
     refused(
         &json!({"partial_rotary_factor": 1.5}),

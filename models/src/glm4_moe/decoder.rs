@@ -44,12 +44,7 @@ impl Glm4Moe {
     }
 
     /// Hidden states after the final norm, `[tokens, hidden]`; stores keys and values in `kv`.
-    pub fn forward(
-        &self,
-        batch: &ForwardBatch,
-        kv: &mut KvPool,
-        trace: &mut Trace,
-    ) -> Tensor<2> {
+    pub fn forward(&self, batch: &ForwardBatch, kv: &mut KvPool, trace: &mut Trace) -> Tensor<2> {
         let rotation = self.rotary.at(batch.tables.positions.clone());
         let mut x = self.embedding.forward(batch.token_ids.clone());
         trace.floats("hidden.embed", &x);
@@ -141,7 +136,7 @@ impl DecoderLayer {
 /// The second half of a layer: dense in the first layers, experts in the others.
 #[derive(Debug)]
 enum FeedForward {
-    Dense(Mlp),
+    Dense(Box<Mlp>),
     Experts(Box<Moe>),
 }
 
@@ -149,7 +144,7 @@ impl FeedForward {
     fn load(w: &Weights<'_>, config: &Config, index: usize) -> Result<Self, LoadError> {
         if !config.is_moe_layer(index) {
             let mlp = Mlp::load(w, config.hidden_size, config.intermediate_size)?;
-            return Ok(Self::Dense(mlp));
+            return Ok(Self::Dense(Box::new(mlp)));
         }
         let shape = MoeShape {
             hidden_size: config.hidden_size,
@@ -167,12 +162,7 @@ impl FeedForward {
         Ok(Self::Experts(Box::new(Moe::load(w, &shape)?)))
     }
 
-    fn forward(
-        &self,
-        x: Tensor<2>,
-        live: Tensor<1, Int>,
-        trace: &mut LayerTrace<'_>,
-    ) -> Tensor<2> {
+    fn forward(&self, x: Tensor<2>, live: Tensor<1, Int>, trace: &mut LayerTrace<'_>) -> Tensor<2> {
         match self {
             Self::Dense(mlp) => mlp.forward(x),
             Self::Experts(moe) => moe.forward(x, live, trace),

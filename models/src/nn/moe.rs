@@ -44,7 +44,7 @@ impl Moe {
         trace: &mut LayerTrace<'_>,
     ) -> Tensor<2> {
         let routed = self.router.forward(x.clone(), live, trace);
-        ops::moe_experts(x.clone(), &routed, &self.experts) + self.shared.forward(x)
+        ops::moe_experts(&x, &routed, &self.experts) + self.shared.forward(x)
     }
 }
 
@@ -66,12 +66,7 @@ impl Router {
         })
     }
 
-    fn forward(
-        &self,
-        x: Tensor<2>,
-        live: Tensor<1, Int>,
-        trace: &mut LayerTrace<'_>,
-    ) -> Routed {
+    fn forward(&self, x: Tensor<2>, live: Tensor<1, Int>, trace: &mut LayerTrace<'_>) -> Routed {
         let logits = ops::linear(x.cast(DType::F32), self.weight.clone(), None);
         trace.floats("router_logits", &logits);
         let routed = ops::moe_route(logits, self.selection_bias.clone(), live, &self.routing);
@@ -103,10 +98,10 @@ fn load_experts(w: &Weights<'_>, shape: &MoeShape) -> Result<ExpertWeights, Load
                 if fused {
                     let rows = half * width + part.start..half * width + part.end;
                     let shape = [experts, 2 * width, hidden];
-                    w.append(&mut gate_up, "gate_up_proj", shape, [id..id + 1, rows, 0..hidden])?;
+                    w.append(&mut gate_up, "gate_up_proj", shape, &[id..id + 1, rows, 0..hidden])?;
                 } else {
                     let w = w.at(id).at(name);
-                    w.append(&mut gate_up, "weight", [width, hidden], [part.clone(), 0..hidden])?;
+                    w.append(&mut gate_up, "weight", [width, hidden], &[part.clone(), 0..hidden])?;
                 }
             }
         }
@@ -115,11 +110,11 @@ fn load_experts(w: &Weights<'_>, shape: &MoeShape) -> Result<ExpertWeights, Load
         let mut down = w.buffer(count * hidden * held);
         for id in ids {
             if fused {
-                let part = [id..id + 1, 0..hidden, part.clone()];
+                let part = &[id..id + 1, 0..hidden, part.clone()];
                 w.append(&mut down, "down_proj", [experts, hidden, width], part)?;
             } else {
                 let w = w.at(id).at("down_proj");
-                w.append(&mut down, "weight", [hidden, width], [0..hidden, part.clone()])?;
+                w.append(&mut down, "weight", [hidden, width], &[0..hidden, part.clone()])?;
             }
         }
         let down = w.place(down, [count, hidden, held]);

@@ -105,19 +105,25 @@ mod tests {
 
     #[test]
     fn runs_join_whole_rows_and_cut_columns() {
-        assert_eq!(runs(&[4, 3], &[1..3, 0..3]), [3..9]);
-        assert_eq!(runs(&[4, 3], &[1..3, 1..2]), [4..5, 7..8]);
-        assert_eq!(runs(&[2, 2, 3], &[0..2, 1..2, 0..3]), [3..6, 9..12]);
-        assert_eq!(runs(&[5], &[2..4]), [2..4]);
+        let bounds = |shape: &[usize], part: &[Range<usize>]| -> Vec<[usize; 2]> {
+            runs(shape, part).into_iter().map(|run| [run.start, run.end]).collect()
+        };
+        assert_eq!(bounds(&[4, 3], &[1..3, 0..3]), [[3, 9]]);
+        assert_eq!(bounds(&[4, 3], &[1..3, 1..2]), [[4, 5], [7, 8]]);
+        assert_eq!(bounds(&[2, 2, 3], &[0..2, 1..2, 0..3]), [[3, 6], [9, 12]]);
+        assert_eq!(bounds(&[5], std::slice::from_ref(&(2..4))), [[2, 4]]);
     }
 
     #[test]
     fn values_keep_their_bits_where_the_dtype_allows() {
-        let stored: Vec<u8> =
-            [1.0f32, -2.5, 3.140625].iter().flat_map(|v| bf16::from_f32(*v).to_le_bytes()).collect();
+        let stored: Vec<u8> = [1.0f32, -2.5, 3.140625]
+            .iter()
+            .flat_map(|v| bf16::from_f32(*v).to_le_bytes())
+            .collect();
         for dtype in [DType::BF16, DType::F16, DType::F32] {
             let mut buffer = HostBuffer::new(dtype, 3);
-            buffer.extend(&stored, &StoredDtype::Bf16, &[3], &[0..3]).unwrap();
+            let all = std::slice::from_ref(&(0..3));
+            buffer.extend(&stored, &StoredDtype::Bf16, &[3], all).unwrap();
             let values: Vec<f32> = match buffer {
                 HostBuffer::Bf16(values) => values.iter().map(|v| v.to_f32()).collect(),
                 HostBuffer::F16(values) => values.iter().map(|v| v.to_f32()).collect(),

@@ -122,14 +122,7 @@ impl<'a> Loader<'a> {
         rank: Rank,
         progress: &'a dyn Fn(u64),
     ) -> Self {
-        Loader {
-            source,
-            device,
-            dtype,
-            rank,
-            used: RefCell::default(),
-            progress,
-        }
+        Loader { source, device, dtype, rank, used: RefCell::default(), progress }
     }
 
     /// The view that all names start from.
@@ -179,7 +172,7 @@ impl<'a> Weights<'a> {
         name: &str,
         shape: [usize; D],
     ) -> Result<Tensor<D>, LoadError> {
-        self.upload(name, shape, shape.map(|length| 0..length), self.loader.dtype)
+        self.upload(name, shape, &shape.map(|length| 0..length), self.loader.dtype)
     }
 
     /// A whole tensor in f32 whatever the model's dtype: what the router computes with.
@@ -191,7 +184,7 @@ impl<'a> Weights<'a> {
         name: &str,
         shape: [usize; D],
     ) -> Result<Tensor<D>, LoadError> {
-        self.upload(name, shape, shape.map(|length| 0..length), DType::F32)
+        self.upload(name, shape, &shape.map(|length| 0..length), DType::F32)
     }
 
     /// This rank's part of a matrix `[out, in]`, in the model's dtype. Only that part is read.
@@ -206,7 +199,7 @@ impl<'a> Weights<'a> {
     ) -> Result<Tensor<2>, LoadError> {
         let part = split.part(shape, self.rank());
         let part = part.ok_or_else(|| self.indivisible(name, &shape))?;
-        self.upload(name, shape, part, self.loader.dtype)
+        self.upload(name, shape, &part, self.loader.dtype)
     }
 
     /// This rank's part of a bias `[out]` that belongs to a matrix divided by `split`; `None`
@@ -231,7 +224,7 @@ impl<'a> Weights<'a> {
                 return Ok(None);
             }
         };
-        self.upload(name, [out], [part], self.loader.dtype).map(Some)
+        self.upload(name, [out], &[part], self.loader.dtype).map(Some)
     }
 
     /// An empty host buffer of the model's dtype, for [`Weights::append`].
@@ -248,14 +241,14 @@ impl<'a> Weights<'a> {
         buffer: &mut HostBuffer,
         name: &str,
         shape: [usize; D],
-        part: [Range<usize>; D],
+        part: &[Range<usize>; D],
     ) -> Result<(), LoadError> {
         let full_name = self.check(name, &shape)?;
         let missing = || LoadError::Missing { name: full_name.clone() };
         let info = self.loader.source.info(&full_name).ok_or_else(missing)?;
         let bytes = self.loader.source.bytes(&full_name).ok_or_else(missing)?;
         buffer
-            .extend(bytes, &info.dtype, &shape, &part)
+            .extend(bytes, &info.dtype, &shape, part)
             .map_err(|found| LoadError::Dtype { name: full_name.clone(), found })?;
         self.loader.source.release(&full_name);
         let read: usize = part.iter().map(ExactSizeIterator::len).product();
@@ -292,10 +285,10 @@ impl<'a> Weights<'a> {
         &self,
         name: &str,
         shape: [usize; D],
-        part: [Range<usize>; D],
+        part: &[Range<usize>; D],
         dtype: DType,
     ) -> Result<Tensor<D>, LoadError> {
-        let lengths = part.clone().map(|range| range.len());
+        let lengths = part.each_ref().map(ExactSizeIterator::len);
         let mut buffer = HostBuffer::new(dtype, lengths.iter().product());
         self.append(&mut buffer, name, shape, part)?;
         Ok(self.place(buffer, lengths))

@@ -19,13 +19,21 @@ pub struct ChatTemplate {
     environment: Environment<'static>,
 }
 
-/// Steps of one render; a step is an instruction or 64 bytes touched. A prompt of a million
-/// characters takes less than a tenth of it, an endless loop is stopped in about a second.
-const MAX_STEPS: u64 = 10_000_000;
+/// Steps of one render, and more of them for each byte of the conversation's JSON. A step is an
+/// instruction or 64 bytes touched. GLM's templates take at most three for a byte, where messages
+/// are empty, and a tenth in long texts.
+const BASE_STEPS: u64 = 1_000_000;
+const STEPS_PER_BYTE: u64 = 10;
 /// Bytes of one render's output.
-const MAX_OUTPUT: usize = 64 << 20;
+const MAX_OUTPUT: usize = 32 << 20;
 /// Nested blocks and calls; a macro call counts for several.
 const MAX_RECURSION: usize = 200;
+/// Stack of the thread that runs a template: a loop can nest a value about 200,000 deep within
+/// its steps, and comparing or dropping it takes up to 650 bytes a level. Pages that stay
+/// unused cost nothing.
+const STACK: usize = 256 << 20;
+/// Bytes of a template's source: nested operators recurse while it is compiled.
+const MAX_SOURCE: usize = 256 << 10;
 const NAME: &str = "chat_template";
 
 impl ChatTemplate {
@@ -34,6 +42,10 @@ impl ChatTemplate {
     /// # Errors
     /// A syntax error, with its line.
     pub fn new(source: &str) -> Result<Self, TextError> {
+        if source.len() > MAX_SOURCE {
+            let cause = format!("{} bytes long, at most {MAX_SOURCE} are taken", source.len());
+            return Err(TextError::Template { line: None, cause });
+        }
         let mut environment = Environment::new();
         environment.set_syntax(
             SyntaxConfig::builder()
@@ -41,9 +53,8 @@ impl ChatTemplate {
                 .lstrip_blocks(true)
                 .keep_trailing_newline(false)
                 .build()
-                .map_err(failure)?,
+                .map_err(|error| failure(&error))?,
         );
-        environment.set_fuel(Some(MAX_STEPS));
         environment.set_recursion_limit(MAX_RECURSION);
         environment.set_formatter(python::print);
         environment.set_unknown_method_callback(python::method);
@@ -52,7 +63,7 @@ impl ChatTemplate {
         environment.add_function("raise_exception", |message: String| -> Result<Value, Error> {
             Err(Error::new(ErrorKind::InvalidOperation, message))
         });
-        environment.add_template_owned(NAME, source.to_owned()).map_err(failure)?;
+        on_deep_stack(|| environment.add_template_owned(NAME, source.to_owned()))?;
         Ok(Self { environment })
     }
 
@@ -87,12 +98,31 @@ impl ChatTemplate {
         context.entry("add_generation_prompt").or_insert(input.add_generation_prompt.into());
         context.insert("messages".into(), input.messages.clone());
         context.insert("tools".into(), input.tools.clone().unwrap_or_default());
-        let template = self.environment.get_template(NAME).map_err(failure)?;
+        let bytes = serde_json::to_string(&context)?.len() as u64;
+        let mut environment = self.environment.clone();
+        environment.set_fuel(Some(BASE_STEPS + STEPS_PER_BYTE * bytes));
         let mut output = Bounded(Vec::new());
-        template.render_captured_to(Serde(context), &mut output).map_err(failure)?;
+        on_deep_stack(|| {
+            let template = environment.get_template(NAME)?;
+            template.render_captured_to(Serde(context), &mut output).map(drop)
+        })?;
         // The engine writes whole strings.
         Ok(String::from_utf8_lossy(&output.0).into_owned())
     }
+}
+
+/// Runs the template engine on a thread of its own, with a deep stack.
+fn on_deep_stack(work: impl FnOnce() -> Result<(), Error> + Send) -> Result<(), TextError> {
+    let stopped = |cause: String| TextError::Template { line: None, cause };
+    std::thread::scope(|scope| {
+        std::thread::Builder::new()
+            .stack_size(STACK)
+            .spawn_scoped(scope, work)
+            .map_err(|error| stopped(format!("no thread to run it: {error}")))?
+            .join()
+            .map_err(|_| stopped("the template engine panicked".into()))?
+            .map_err(|error| failure(&error))
+    })
 }
 
 /// The `chat_template` entry of a `tokenizer_config.json`.
@@ -117,10 +147,11 @@ fn template_entry(config: &str) -> Result<Option<String>, TextError> {
     }
 }
 
-fn failure(error: Error) -> TextError {
+fn failure(error: &Error) -> TextError {
     let cause = match error.kind() {
         ErrorKind::OutOfFuel => {
-            format!("stopped after {MAX_STEPS} steps: it loops or works on far too much text")
+            "stopped: it took more steps than a conversation of this size needs (an endless loop?)"
+                .into()
         }
         ErrorKind::WriteFailure => {
             format!("stopped: its output is longer than {} MiB", MAX_OUTPUT >> 20)
@@ -188,25 +219,28 @@ mod tests {
         assert_eq!(failure_of("\n{{ n.none.deeper }}"), "chat template, line 2: undefined value");
     }
 
+    const DOUBLED: &str = "{% set ns = namespace(x=['x' * 1000], y=[1]) %}{% for i in range(60) %}\
+        {% set ns.x = [ns.x, ns.x] %}{% set ns.y = [ns.y, ns.y] %}{% endfor %}";
+
     #[test]
     fn a_template_that_loops_is_stopped() {
-        let source =
+        let nested =
             "{% for a in range(100000) %}{% for b in range(100000) %}{% endfor %}{% endfor %}";
-        let message = failure_of(source);
-        assert!(message.contains("stopped after 10000000 steps"), "{message}");
+        let grows = "{% set ns = namespace(x='x') %}{% for i in range(99) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}";
+        for source in [nested, grows, &format!("{DOUBLED}{{{{ ns.y | tojson }}}}")] {
+            let message = failure_of(source);
+            assert!(message.contains("stopped: it took more steps than"), "{message}");
+        }
     }
 
     #[test]
     fn a_huge_output_is_stopped() {
         let long = "{% for a in range(100000) %}{{ 'x' * 1000 }}{% endfor %}";
-        let doubled = "{% set ns = namespace(x=['x' * 1000]) %}{% for i in range(60) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}";
-        for source in [
-            long,
-            &format!("{doubled}{{{{ ns.x | tojson }}}}"),
-            &format!("{doubled}{{{{ ns.x }}}}"),
-        ] {
+        let json = format!("{DOUBLED}{{{{ ns.x | tojson }}}}");
+        let printed = format!("{DOUBLED}{{{{ ns.x }}}}");
+        for source in [long, &json, &printed] {
             let message = failure_of(source);
-            assert!(message.contains("longer than 64 MiB"), "{message}");
+            assert!(message.contains("longer than 32 MiB"), "{message}");
         }
     }
 
@@ -214,8 +248,12 @@ mod tests {
     fn recursion_is_stopped() {
         let message = failure_of("{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}");
         assert!(message.contains("recursion limit"), "{message}");
-        let nested = "{% set ns = namespace(x=[]) %}{% for i in range(2000) %}{% set ns.x = [ns.x] %}{% endfor %}{{ ns.x }}";
-        assert!(failure_of(nested).contains("nested deeper than"), "{}", failure_of(nested));
+        let nested = "{% set ns = namespace(x=[]) %}{% for j in range(9) %}{% for i in range(9999) %}\
+            {% set ns.x = [ns.x] %}{% endfor %}{% endfor %}{% if ns.x == [ns.x] %}{% endif %}{{ ns.x }}";
+        let message = failure_of(nested);
+        assert!(message.contains("nested deeper than 200 levels"), "{message}");
+        let minuses = format!("{{{{ {}1 }}}}", "-".repeat(200_000));
+        assert_eq!(render(&minuses).unwrap(), "1");
     }
 
     #[test]

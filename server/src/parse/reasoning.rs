@@ -38,8 +38,7 @@ impl Start {
     /// or at its very end, and does not close it.
     pub fn after(prompt: &str) -> Self {
         let end_of = |role: &&str| prompt.rfind(role).map(|at| at + role.len());
-        let turn =
-            prompt[ROLES.iter().filter_map(|role| end_of(&role)).max().unwrap_or(0)..].trim();
+        let turn = prompt[ROLES.iter().filter_map(end_of).max().unwrap_or(0)..].trim();
         let opened = turn.rfind(OPEN).filter(|_| turn.starts_with(OPEN) || turn.ends_with(OPEN));
         let closed = turn.rfind(CLOSE).max(turn.rfind(CALL));
         if opened > closed { Self::Inside } else { Self::Outside }

@@ -23,11 +23,10 @@ pub(crate) const KERNEL: Kernel = Kernel {
         let weights = ExpertWeights::new(groups, 3);
         let x = inputs.floats([rows, hidden], 1.0);
         // Distinct experts for each token: consecutive ids from a different start.
-        let ids: Vec<i32> =
-            (0..rows * k).map(|i| ((i / k * 5 + i % k) % experts) as i32).collect();
+        let ids: Vec<i32> = (0..rows * k).map(|i| ((i / k * 5 + i % k) % experts) as i32).collect();
         let ids = Tensor::<1, _>::from_data(ids.as_slice(), inputs.device());
         let routed =
             Routed { experts: ids.reshape([rows, k]), weights: inputs.floats([rows, k], 1.0) };
-        inputs.values(moe_experts(x, &routed, &weights))
+        inputs.values(moe_experts(&x, &routed, &weights))
     },
 };

@@ -68,6 +68,6 @@ impl ExpertWeights {
 ///
 /// Shapes: `x [tokens, hidden]` → `[tokens, hidden]`. Only the chosen experts are computed; the
 /// sum is kept in f32.
-pub fn moe_experts(x: Tensor<2>, routed: &Routed, weights: &ExpertWeights) -> Tensor<2> {
+pub fn moe_experts(x: &Tensor<2>, routed: &Routed, weights: &ExpertWeights) -> Tensor<2> {
     reference::moe_experts(x, routed, weights)
 }

@@ -4,7 +4,7 @@ use super::ExpertWeights;
 use crate::ops::{Routed, linear, swiglu};
 
 /// Reads the chosen ids to the host and runs one small network per expert that was chosen.
-pub(super) fn moe_experts(x: Tensor<2>, routed: &Routed, weights: &ExpertWeights) -> Tensor<2> {
+pub(super) fn moe_experts(x: &Tensor<2>, routed: &Routed, weights: &ExpertWeights) -> Tensor<2> {
     let device = x.device();
     let dtype = x.dtype();
     let [_, choices] = routed.experts.dims();
@@ -70,7 +70,7 @@ mod tests {
             weights: Tensor::from_data([[1.0, 10.0], [0.5, 0.0], [1.0, 1.0]], &device),
         };
         let x = Tensor::from_data([[1.0], [2.0], [3.0]], &device);
-        let got = moe_experts(x, &routed, &weights).to_data().try_to_vec_as::<f32>().unwrap();
+        let got = moe_experts(&x, &routed, &weights).to_data().try_to_vec_as::<f32>().unwrap();
         let silu = |x: f32| x / (1.0 + (-x).exp());
         let want = [silu(1.0) * 13.0, 2.0 * silu(2.0), 0.0];
         for (got, want) in got.iter().zip(want) {

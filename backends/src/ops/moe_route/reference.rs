@@ -57,7 +57,12 @@ mod tests {
 
     use super::*;
 
-    fn route(logits: [f32; 4], bias: [f32; 4], live: i32, routing: Routing) -> (Vec<i64>, Vec<f32>) {
+    fn route(
+        logits: [f32; 4],
+        bias: [f32; 4],
+        live: i32,
+        routing: Routing,
+    ) -> (Vec<i64>, Vec<f32>) {
         let device = Device::flex();
         let routed = moe_route(
             Tensor::from_data([logits], &device),

@@ -30,19 +30,22 @@ pub(super) fn paged_attention(
     let values = gather(layer.values()).swap_dims(0, 1);
 
     // [kv_heads, tokens * group, head_dim]: the heads of a group are rows of one product.
-    let q = q
-        .reshape([tokens, kv_heads, group, head_dim])
-        .permute([1, 0, 2, 3])
-        .reshape([kv_heads, tokens * group, head_dim]);
+    let q = q.reshape([tokens, kv_heads, group, head_dim]).permute([1, 0, 2, 3]).reshape([
+        kv_heads,
+        tokens * group,
+        head_dim,
+    ]);
     let scores = q.matmul(keys).cast(DType::F32) * scale;
     let scores = scores.reshape([kv_heads, tokens, group, rows]);
     let hidden = visible(tables, page_size)
         .bool_not()
         .reshape([1, tokens, 1, rows])
         .expand([kv_heads, tokens, group, rows]);
-    let weights = softmax(scores.mask_fill(hidden, HIDDEN), 3)
-        .cast(dtype)
-        .reshape([kv_heads, tokens * group, rows]);
+    let weights = softmax(scores.mask_fill(hidden, HIDDEN), 3).cast(dtype).reshape([
+        kv_heads,
+        tokens * group,
+        rows,
+    ]);
 
     weights
         .matmul(values)

@@ -28,7 +28,7 @@ pub(super) fn sample(logits: Tensor<2>, draw: &Draw) -> Tensor<1, Int> {
         let kept = |threshold: Tensor<2>| {
             relative.clone().greater_equal(threshold.expand(shape)).float().sum_dim(1)
         };
-        floor = floor.max_pair(highest(&relative, kept, column(top_k)));
+        floor = floor.max_pair(highest(&relative, kept, &column(top_k)));
     }
     let weights = keep(relative.clone(), floor.clone());
     if let Some(top_p) = &draw.top_p {
@@ -37,7 +37,7 @@ pub(super) fn sample(logits: Tensor<2>, draw: &Draw) -> Tensor<1, Int> {
             let below = relative.clone().lower(threshold.expand(shape));
             weights.clone().mask_fill(below, 0.0).sum_dim(1)
         };
-        floor = floor.max_pair(highest(&relative, kept, wanted));
+        floor = floor.max_pair(highest(&relative, kept, &wanted));
     }
     let weights = keep(relative, floor);
     let cumulative = weights.clone().cumsum(1);
@@ -74,7 +74,7 @@ fn keep(relative: Tensor<2>, floor: Tensor<2>) -> Tensor<2> {
 fn highest(
     relative: &Tensor<2>,
     kept: impl Fn(Tensor<2>) -> Tensor<2>,
-    wanted: Tensor<2>,
+    wanted: &Tensor<2>,
 ) -> Tensor<2> {
     let mut high = relative.clone().max_dim(1).zeros_like();
     let mut low = high.full_like(FLOOR);

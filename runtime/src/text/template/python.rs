@@ -20,22 +20,19 @@ pub(super) fn print(out: &mut Output, state: &mut State, value: &Value) -> Resul
 /// The filter `tojson` of transformers' templates: `json.dumps` with `ensure_ascii=False`.
 #[expect(clippy::needless_pass_by_value, reason = "the form that minijinja wants a filter in")]
 pub(super) fn to_json(state: &State, value: &Value, options: Kwargs) -> Result<String, Error> {
+    let invalid = |detail| Error::new(ErrorKind::InvalidOperation, detail);
     let indent = match options.get::<Option<Value>>("indent")? {
-        Some(indent) if indent.is_number() => {
-            Some(" ".repeat(usize::try_from(indent).unwrap_or(0).min(64)))
-        }
+        Some(indent) if indent.is_number() => match usize::try_from(indent).unwrap_or(0) {
+            spaces @ 0..=64 => Some(" ".repeat(spaces)),
+            _ => return Err(invalid("tojson: indent is at most 64")),
+        },
         Some(text) => Some(text.to_string()),
         None => None,
     };
     let separators = options.get::<Option<Vec<String>>>("separators")?;
     let [item, key] = match separators.map(<[String; 2]>::try_from) {
         Some(Ok(pair)) => pair,
-        Some(Err(_)) => {
-            return Err(Error::new(
-                ErrorKind::InvalidOperation,
-                "tojson: separators must be two strings",
-            ));
-        }
+        Some(Err(_)) => return Err(invalid("tojson: separators must be two strings")),
         None => [if indent.is_some() { "," } else { ", " }.to_owned(), ": ".to_owned()],
     };
     let notation = Json {
