@@ -35,6 +35,7 @@ pub(super) fn candidates() -> Result<Vec<Candidate>, DeviceError> {
         name: Some(name),
         software: false,
         automatic: true,
+        caution: None,
         device: Device::cuda(index),
     });
     Ok(candidates.collect())
@@ -56,8 +57,11 @@ fn gpu_names() -> Result<Vec<String>, String> {
         let count = driver::device::get_count()?;
         (0..count).map(|index| driver::device::get_name(driver::device::get(index)?)).collect()
     };
-    // The message comes from the driver too, so it is made while the guard holds.
-    names().map_err(|error| error.to_string())
+    // The explanation comes from the driver too, so it is asked for while the guard holds.
+    names().map_err(|error| match error.error_string() {
+        Ok(text) => format!("{} ({:?})", text.to_string_lossy(), error.0),
+        Err(_) => format!("{:?}", error.0),
+    })
 }
 
 /// CubeCL compiles each kernel with NVRTC, and those in bf16 and f16 include the toolkit's headers.

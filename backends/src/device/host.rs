@@ -14,6 +14,7 @@ pub(super) fn candidate() -> Candidate {
         name: Some(name()),
         software: false,
         automatic: true,
+        caution: None,
         device: Device::flex(),
     }
 }

@@ -90,10 +90,12 @@ struct Candidate {
     software: bool,
     /// Whether `auto` may take it: never a software adapter, never OpenGL.
     automatic: bool,
+    /// What to say to who takes it by name.
+    caution: Option<&'static str>,
     device: Device,
 }
 
-/// What `auto` tries, best first. By now `wgpu` stands for Metal and DirectX 12.
+/// What `auto` tries, best first. After Vulkan, `wgpu` stands for Metal and DirectX 12.
 const AUTOMATIC: [BackendKind; 5] = [
     BackendKind::Cuda,
     BackendKind::Rocm,
@@ -133,16 +135,10 @@ fn open_named(kind: BackendKind, index: usize) -> Result<OpenDevice, DeviceError
         return Err(DeviceError::NoSuchDevice { kind, index, present });
     }
     let candidate = found.swap_remove(index);
-    let mut why = String::from("asked for by name");
-    if candidate.software {
-        why += match kind {
-            BackendKind::Vulkan | BackendKind::Wgpu => {
-                "; a software adapter: slow, and Mesa's software Vulkan is known to crash \
-                 (prefer gl for tests, cpu for speed)"
-            }
-            _ => "; a software adapter: slow, for tests",
-        };
-    }
+    let why = match candidate.caution {
+        Some(caution) => format!("asked for by name; {caution}"),
+        None => "asked for by name".into(),
+    };
     start(candidate, why)
 }
 
@@ -173,7 +169,7 @@ fn best(kind: BackendKind) -> Result<Candidate, DeviceError> {
         kind,
         found: match kind {
             BackendKind::Vulkan => "no hardware Vulkan adapter".into(),
-            _ => format!("nothing else for {kind} to run on"),
+            _ => format!("no other GPU through {kind}"),
         },
         remedy: format!(
             "`auto` does not take {}",

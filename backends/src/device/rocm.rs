@@ -1,9 +1,12 @@
 //! What ROCm sees: HIP and hipRTC, opened at run time, and `hipconfig`, which CubeCL calls for
 //! the headers' folder each time that it compiles a kernel.
+//!
+//! cubecl-hip-sys aborts the process when HIP lacks a function that is called, so what is too
+//! old has to be refused before that.
 
+use std::fs;
 use std::path::Path;
 use std::process::Command;
-use std::{fs, io};
 
 use burn::tensor::{Device, DeviceType};
 
@@ -25,8 +28,9 @@ pub(super) fn candidates() -> Result<Vec<Candidate>, DeviceError> {
             "check with `rocminfo`, and that this user may open /dev/kfd",
         ));
     }
-    if let Err(found) = headers(Command::new("hipconfig").arg("-p").output()) {
-        return Err(absent(&found, "install ROCm's hipcc and hip-dev, and add its bin to PATH"));
+    if let Err(lacking) = toolchain(hipconfig) {
+        let found = format!("the ROCm runtime is there, but {lacking}");
+        return Err(absent(&found, "install ROCm 7's hipcc and hip-dev, and add its bin to PATH"));
     }
     let candidates = (0..count).map(|index| Candidate {
         kind: BackendKind::Rocm,
@@ -34,6 +38,7 @@ pub(super) fn candidates() -> Result<Vec<Candidate>, DeviceError> {
         name: None,
         software: false,
         automatic: true,
+        caution: None,
         device: Device::rocm(index),
     });
     Ok(candidates.collect())
@@ -53,16 +58,25 @@ pub(super) fn memory(device: &Device) -> Memory {
     known.unwrap_or_default()
 }
 
-/// Whether `hipconfig -p` names a folder with HIP's headers.
-fn headers(answer: io::Result<std::process::Output>) -> Result<(), String> {
-    let there = "the ROCm runtime is there, but";
-    let output = answer.map_err(|error| format!("{there} `hipconfig` cannot be run ({error})"))?;
-    let folder = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-    let header = Path::new(&folder).join("include/hip/hip_bf16.h");
+/// What kernels are compiled with: HIP 6 or newer, and its headers where `hipconfig` says.
+fn toolchain(hipconfig: impl Fn(&str) -> Result<String, String>) -> Result<(), String> {
+    let version = hipconfig("--version")?;
+    let major = version.split('.').next().and_then(|major| major.parse::<u32>().ok());
+    if major.is_none_or(|major| major < 6) {
+        return Err(format!("its version is {version:?}, and 6.0 or newer is needed"));
+    }
+    let header = Path::new(&hipconfig("-p")?).join("include/hip/hip_bf16.h");
     match header.exists() {
         true => Ok(()),
-        false => Err(format!("{there} not its header {}", header.display())),
+        false => Err(format!("not its header {}", header.display())),
     }
+}
+
+/// What `hipconfig` prints for `question`.
+fn hipconfig(question: &str) -> Result<String, String> {
+    let output = Command::new("hipconfig").arg(question).output();
+    let output = output.map_err(|error| format!("`hipconfig` cannot be run ({error})"))?;
+    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
 /// Bytes of video memory that the amdgpu driver has left, from its files in `folder`.
@@ -91,11 +105,22 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_hipconfig_is_named() {
-        let error = io::Error::new(io::ErrorKind::NotFound, "no such file");
-        assert_eq!(
-            headers(Err(error)).unwrap_err(),
-            "the ROCm runtime is there, but `hipconfig` cannot be run (no such file)"
-        );
+    fn what_kernels_cannot_be_compiled_with_is_named() {
+        let answer = |version: &'static str| {
+            move |question: &str| match question {
+                "--version" => Ok(version.to_owned()),
+                _ => Ok("/no/such/rocm".to_owned()),
+            }
+        };
+        for (version, message) in [
+            (
+                "5.7.31921-1949b1621",
+                "its version is \"5.7.31921-1949b1621\", and 6.0 or newer is needed",
+            ),
+            ("", "its version is \"\", and 6.0 or newer is needed"),
+            ("7.1.52802-26aae437f", "not its header /no/such/rocm/include/hip/hip_bf16.h"),
+        ] {
+            assert_eq!(toolchain(answer(version)).unwrap_err(), message);
+        }
     }
 }

@@ -36,6 +36,7 @@ pub(super) fn candidates(kind: BackendKind) -> Result<Vec<Candidate>, DeviceErro
             }),
             software,
             automatic: !software && adapter.backend != Backend::Gl,
+            caution: caution(adapter.backend, software),
             device: Device::new(WgpuDevice::new(device_kind).on(backend)),
         }
     });
@@ -102,6 +103,19 @@ fn is_software(adapter: &AdapterInfo) -> bool {
     adapter.device_type == DeviceType::Cpu || NAMES.iter().any(|name| text.contains(name))
 }
 
+fn caution(api: Backend, software: bool) -> Option<&'static str> {
+    match (api, software) {
+        (Backend::Gl, true) => Some("a software adapter on OpenGL: slow, f32 only, for tests"),
+        (Backend::Gl, false) => Some("OpenGL computes in f32 only"),
+        (Backend::Vulkan, true) => Some(
+            "a software adapter: slow, and Mesa's software Vulkan is known to crash (`gl` is \
+             better for tests, `cpu` for speed)",
+        ),
+        (_, true) => Some("a software adapter: slow (`cpu` is better)"),
+        (_, false) => None,
+    }
+}
+
 fn absent(kind: BackendKind, panic: Option<String>) -> DeviceError {
     let (found, remedy) = match kind {
         BackendKind::Vulkan => (
@@ -143,6 +157,18 @@ mod tests {
                 None,
             ]
         );
+    }
+
+    #[test]
+    fn software_is_known_by_type_and_by_name() {
+        let adapter = |device_type, name: &str| {
+            let mut info = AdapterInfo::new(device_type, Backend::Vulkan);
+            info.name = name.into();
+            info
+        };
+        assert!(is_software(&adapter(DeviceType::Cpu, "anything")));
+        assert!(is_software(&adapter(DeviceType::Other, "SwiftShader Device (LLVM 16)")));
+        assert!(!is_software(&adapter(DeviceType::DiscreteGpu, "AMD Radeon RX 7900 XTX")));
     }
 
     #[test]
