@@ -81,6 +81,14 @@ impl Config {
         }
     }
 
+    /// What the file says the weights are stored in; the tensors themselves decide.
+    #[must_use]
+    pub fn dtype(&self) -> Option<&str> {
+        match self {
+            Self::Glm4Moe(config) => config.dtype.as_deref(),
+        }
+    }
+
     /// Parameter counts that follow from the dimensions.
     #[must_use]
     pub fn parameters(&self) -> Parameters {

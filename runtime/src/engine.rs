@@ -8,6 +8,7 @@ use burn::tensor::{DType, Int, Tensor};
 use glm_backends::device::OpenDevice;
 use glm_backends::kv::KvPool;
 use glm_backends::ranks::Rank;
+use glm_models::config::Config;
 use glm_models::forward::SequenceInput;
 use glm_models::model::Model;
 use glm_models::trace::{TensorRecord, Trace};
@@ -62,8 +63,8 @@ impl Engine {
         config: &EngineConfig,
         progress: &mut dyn FnMut(LoadProgress),
     ) -> Result<Self, EngineError> {
-        let (dtype, dtype_note) = choose_dtype(&files, device, config)?;
-        check_memory(&files, device, dtype)?;
+        let (dtype, dtype_note) = choose_dtype(stored_dtype(&files), device, config)?;
+        check_memory(&files.config, device, dtype)?;
         let limit = files.config.max_position_embeddings();
         let context_length = config.max_context.unwrap_or(limit).clamp(1, limit);
 
@@ -89,6 +90,25 @@ impl Engine {
             context_length,
             prefill_chunk: config.prefill_chunk.max(1),
         })
+    }
+
+    /// Refuses what [`Engine::load`] would refuse for the device's sake, by `config.json` alone: to
+    /// be asked before the weights are downloaded.
+    ///
+    /// # Errors
+    /// [`EngineError::Dtype`] and [`EngineError::Memory`].
+    pub fn check(
+        model: &Config,
+        device: &OpenDevice,
+        config: &EngineConfig,
+    ) -> Result<(), EngineError> {
+        let stored = match model.dtype() {
+            Some("float16") => DType::F16,
+            Some("float32") => DType::F32,
+            _ => DType::BF16,
+        };
+        let (dtype, _) = choose_dtype(stored, device, config)?;
+        check_memory(model, device, dtype)
     }
 
     /// Answers a request; `on_event` sees every token as it comes and may break off.
@@ -313,12 +333,12 @@ fn planned(sequence: &Sequence, count: usize) -> SequenceInput {
 
 /// The dtype to keep the model in, and a note where it is not the checkpoint's.
 fn choose_dtype(
-    files: &ModelFiles,
+    stored: DType,
     device: &OpenDevice,
     config: &EngineConfig,
 ) -> Result<(DType, Option<String>), EngineError> {
     match config.dtype.dtype() {
-        None => Ok(device.auto_float(stored_dtype(files))),
+        None => Ok(device.auto_float(stored)),
         Some(dtype) if device.supports(dtype) => Ok((dtype, None)),
         Some(dtype) => {
             let known = [DType::F32, DType::BF16, DType::F16];
@@ -343,9 +363,9 @@ fn stored_dtype(files: &ModelFiles) -> DType {
 }
 
 /// Refuses a model that is larger than all the memory of the device, before anything is read.
-fn check_memory(files: &ModelFiles, device: &OpenDevice, dtype: DType) -> Result<(), EngineError> {
+fn check_memory(model: &Config, device: &OpenDevice, dtype: DType) -> Result<(), EngineError> {
     let Some(present) = device.memory().total else { return Ok(()) };
-    let needed = files.config.parameters().total * dtype.size() as u64;
+    let needed = model.parameters().total * dtype.size() as u64;
     if needed <= present {
         return Ok(());
     }

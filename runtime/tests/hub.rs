@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::Path;
 
-use glm_runtime::hub::{Hub, HubConfig, HubError, resolve};
+use glm_runtime::hub::{Extent, Hub, HubConfig, HubError, resolve};
 
 #[path = "hub/stand_in.rs"]
 mod stand_in;
@@ -70,6 +70,19 @@ fn a_broken_transfer_is_tried_again_in_the_same_run() {
     assert!(notes.len() == 1 && notes[0].contains("trying again (1 of 1)"), "{notes:?}");
     let ranges = fixture.requests().into_iter().filter_map(|request| request.range);
     assert_eq!(ranges.filter(|range| *range == format!("bytes={BREAK}-")).count(), 2);
+}
+
+#[test]
+fn other_bytes_than_announced_are_not_kept() {
+    for hub in [Hub::HuggingFace, Hub::ModelScope] {
+        let mut fixture = Fixture::new(hub);
+        fixture.model().spoils = Some(SECOND);
+        let error = fixture.refusal();
+        assert!(error.contains(SECOND) && error.contains("SHA-256"), "{error}");
+        fixture.config.max_retries = 1;
+        fixture.model().spoils = Some(SECOND);
+        fixture.resolve_to(OLD);
+    }
 }
 
 #[test]
@@ -143,9 +156,13 @@ fn an_unknown_revision_or_model_is_named() {
     fixture.config.revision = Some("v9".to_owned());
     assert_eq!(fixture.refusal(), format!("{endpoint} has no revision `v9` of `{MODEL}`"));
     assert_eq!(fixture.requests()[0].path, "/api/models/zai-org/tiny/revision/v9");
-    let error =
-        resolve(&HubConfig { revision: None, ..fixture.config.clone() }, "zai-org/none", &())
-            .unwrap_err();
+    let error = resolve(
+        &HubConfig { revision: None, ..fixture.config.clone() },
+        "zai-org/none",
+        Extent::Whole,
+        &(),
+    )
+    .unwrap_err();
     assert_eq!(error.to_string(), format!("{endpoint} has no model `zai-org/none`"));
 
     let mut fixture = Fixture::new(Hub::ModelScope);
@@ -239,6 +256,28 @@ fn without_a_hub_the_cache_stands_in() {
         assert!(note.contains("using the copy in"), "{note}");
     }
     assert!(count > 2 && fixture.requests().len() == 2);
+}
+
+#[test]
+fn a_description_comes_without_the_weights() {
+    for hub in [Hub::HuggingFace, Hub::ModelScope] {
+        let mut fixture = Fixture::new(hub);
+        let describe =
+            |config: &HubConfig| resolve(config, MODEL, Extent::Description, &()).unwrap();
+        let folder = describe(&fixture.config);
+        assert!(folder.join("config.json").is_file() && folder.join(INDEX).is_file());
+        assert!(!folder.join(FIRST).exists() && !folder.join(SECOND).exists());
+        let asked = fixture.requests();
+        let weights = |path: &str| path.ends_with(FIRST) || path.ends_with(SECOND);
+        assert!(asked.iter().all(|request| !weights(&request.path)), "{asked:#?}");
+
+        // A later description does not hide the weights of an earlier snapshot.
+        let whole = fixture.resolve_to(OLD);
+        fixture.model().references.extend([("main", NEW), ("master", NEW)]);
+        assert_ne!(describe(&fixture.config), whole);
+        fixture.config.offline = true;
+        assert_eq!(fixture.resolve().unwrap(), whole);
+    }
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use hf_hub::{Cache, CacheRepo, Repo, RepoType};
 
-use super::{CONFIG, Hub, HubConfig, HubError, INDEX, SINGLE, is_plain_name};
+use super::{CONFIG, Extent, Hub, HubConfig, HubError, INDEX, SINGLE, is_plain_name};
 
 /// One model's part of the cache.
 pub(super) struct RepoCache {
@@ -33,8 +33,8 @@ impl RepoCache {
         }
     }
 
-    /// The folder of the last known commit of `revision`, where every file that a model needs is there.
-    pub(super) fn snapshot(&self, revision: &str) -> Result<PathBuf, HubError> {
+    /// The folder of the last known commit of `revision`, where every file of `extent` is there.
+    pub(super) fn snapshot(&self, revision: &str, extent: Extent) -> Result<PathBuf, HubError> {
         let mut commit = revision.to_owned();
         if !self.snapshot_path(revision).is_dir() {
             let reference = fs::read_to_string(self.folder.join("refs").join(revision));
@@ -46,7 +46,9 @@ impl RepoCache {
         }
         let folder = self.snapshot_path(&commit);
         let mut missing = vec![CONFIG.to_owned(), "tokenizer.json".to_owned()];
-        missing.extend(weights(&folder)?);
+        if extent == Extent::Whole {
+            missing.extend(weights(&folder)?);
+        }
         missing.retain(|name| !folder.join(name).is_file());
         if missing.is_empty() {
             return Ok(folder);

@@ -4,6 +4,8 @@ use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
+use sha2::{Digest, Sha256};
+
 use super::cache::{RepoCache, create_parent};
 use super::client::{Answer, Client, Redirects};
 use super::{DownloadProgress, FileProgress, HubConfig, HubError, Listing, Remote, huggingface};
@@ -63,6 +65,7 @@ impl Download<'_> {
             // Not the name that other tools use: they may fill a file out of order.
             let part = blob.with_file_name(format!("{}.glm.incomplete", remote.blob));
             self.transfer(&remote, &part, report)?;
+            verify(&part, &remote.blob, name)?;
             fs::rename(&part, &blob).map_err(|source| HubError::disk(&blob, source))?;
         }
         self.cache.link(commit, name, &remote.blob)
@@ -173,6 +176,23 @@ impl Download<'_> {
             self.progress.update(report);
         }
     }
+}
+
+/// Compares the file at `path` with the SHA-256 that its blob is named by; small files on Hugging
+/// Face are named by another hash, and pass. A file that differs is deleted.
+fn verify(path: &Path, blob: &str, file: &str) -> Result<(), HubError> {
+    if blob.len() != 64 || !blob.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return Ok(());
+    }
+    let disk = |source| HubError::disk(path, source);
+    let mut hasher = Sha256::new();
+    io::copy(&mut File::open(path).map_err(disk)?, &mut hasher).map_err(disk)?;
+    let found = format!("{:x}", hasher.finalize());
+    if found == blob.to_ascii_lowercase() {
+        return Ok(());
+    }
+    fs::remove_file(path).map_err(disk)?;
+    Err(HubError::Corrupt { file: file.to_owned(), found, wanted: blob.to_owned() })
 }
 
 fn restart(part: &mut File, done: &mut u64) -> io::Result<()> {

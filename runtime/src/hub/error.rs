@@ -84,6 +84,16 @@ pub enum HubError {
         /// What broke.
         source: io::Error,
     },
+    /// All bytes came, but not those that the hub announced.
+    #[error("`{file}`: its SHA-256 is {found}, wanted {wanted}; it was deleted, fetch it again")]
+    Corrupt {
+        /// The file.
+        file: String,
+        /// Hash of what came.
+        found: String,
+        /// Hash of what the hub announced.
+        wanted: String,
+    },
     /// The list of shards cannot be used.
     #[error("{}: {why}", path.display())]
     Index {
@@ -145,7 +155,7 @@ impl HubError {
     /// Whether the same request may succeed in a moment.
     pub(super) fn is_transient(&self) -> bool {
         match self {
-            Self::Interrupted { .. } => true,
+            Self::Interrupted { .. } | Self::Corrupt { .. } => true,
             Self::Unreachable { source, .. } => !matches!(
                 **source,
                 ureq::Error::BadUri(_) | ureq::Error::Http(_) | ureq::Error::Tls(_)

@@ -16,9 +16,9 @@
 //! <cache>/.locks/models--zai-org--GLM-4.5-Air/<etag>.lock
 //! ```
 //!
-//! A blob gets its name only when its size is what the hub announced and it is on the disk; a
-//! snapshot's revision is written to `refs/` only when all its files are there. The content is not
-//! hashed.
+//! A blob gets its name only when its size, and its SHA-256 where the hub names it by that, are what
+//! the hub announced and it is on the disk; a snapshot's revision is written to `refs/` only when all
+//! its files are there.
 //!
 //! - `config`: what to ask whom, from environment variables that the caller looks up
 //! - `cache`: folders, links, references, locks
@@ -59,7 +59,17 @@ const SMALL: [&str; 5] = [
     "chat_template.jinja",
 ];
 
-/// Finds the model `id` at `config.revision`, downloads what the cache lacks, and gives its folder.
+/// How much of a model is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Extent {
+    /// All but the weights: enough to know whether and how the model runs.
+    Description,
+    /// Everything.
+    Whole,
+}
+
+/// Finds the model `id` at `config.revision`, downloads what the cache lacks of `extent`, and gives
+/// its folder.
 ///
 /// With a hub that cannot be reached or that refuses, a snapshot that is complete in the cache is
 /// taken instead, with a note to `progress`. With `config.offline` nothing is ever asked.
@@ -71,13 +81,14 @@ const SMALL: [&str; 5] = [
 pub fn resolve(
     config: &HubConfig,
     id: &str,
+    extent: Extent,
     progress: &dyn DownloadProgress,
 ) -> Result<PathBuf, HubError> {
     let id = config.hub.repository(id)?;
     let revision = config.checked_revision()?;
     let cache = RepoCache::new(config, &id);
     if config.offline {
-        return cache.snapshot(revision);
+        return cache.snapshot(revision, extent);
     }
 
     let client = Client::new(config, &id);
@@ -89,7 +100,7 @@ pub fn resolve(
         Ok(listing) => listing,
         Err(error) => {
             if error.cache_may_stand_in()
-                && let Ok(folder) = cache.snapshot(revision)
+                && let Ok(folder) = cache.snapshot(revision, extent)
             {
                 progress.note(&format!(
                     "{}; using the copy in {}",
@@ -113,6 +124,13 @@ pub fn resolve(
     if listing.files.contains_key(INDEX) {
         names.insert(0, INDEX);
         download.file(INDEX, 1, names.len())?;
+    }
+    if extent == Extent::Description {
+        for (position, name) in names.iter().enumerate() {
+            download.file(name, position + 1, names.len())?;
+        }
+        // The revision keeps pointing at the last snapshot that has its weights.
+        return Ok(folder);
     }
     let weights = cache::weights(&folder)?;
     if let Some(absent) = weights.iter().find(|name| !listing.files.contains_key(*name)) {

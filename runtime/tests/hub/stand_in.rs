@@ -4,14 +4,14 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
 
-use glm_runtime::hub::{DownloadProgress, FileProgress, Hub, HubConfig, HubError, resolve};
+use glm_runtime::hub::{DownloadProgress, Extent, FileProgress, Hub, HubConfig, HubError, resolve};
+use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
 pub(crate) const MODEL: &str = "zai-org/tiny";
@@ -31,6 +31,8 @@ pub(crate) struct Model {
     pub(crate) moves_to: Option<&'static str>,
     /// Close the connection after so many bytes of this file, once.
     pub(crate) breaks: Option<(&'static str, usize)>,
+    /// Change a byte of this file, once.
+    pub(crate) spoils: Option<&'static str>,
     pub(crate) knows_ranges: bool,
     pub(crate) hides_sizes: bool,
     /// Serve files by branch or tag only.
@@ -100,6 +102,7 @@ impl Fixture {
             references: BTreeMap::from([("main", OLD), ("master", OLD), ("v1.0/rc", NEW)]),
             moves_to: None,
             breaks: None,
+            spoils: None,
             knows_ranges: true,
             hides_sizes: false,
             forgets_commits: false,
@@ -121,7 +124,7 @@ impl Fixture {
     }
 
     pub(crate) fn resolve(&self) -> Result<PathBuf, HubError> {
-        resolve(&self.config, MODEL, &self.log)
+        resolve(&self.config, MODEL, Extent::Whole, &self.log)
     }
 
     pub(crate) fn refusal(&self) -> String {
@@ -167,9 +170,7 @@ pub(crate) fn files(seed: u8) -> BTreeMap<String, Vec<u8>> {
 }
 
 pub(crate) fn hash(bytes: &[u8]) -> String {
-    let mut hasher = DefaultHasher::new();
-    bytes.hash(&mut hasher);
-    format!("{:016x}", hasher.finish())
+    format!("{:x}", Sha256::digest(bytes))
 }
 
 /// Answers one request per connection on a new port, as the hub or as its content server.
@@ -298,6 +299,9 @@ impl Model {
             self.breaks.take_if(|(file, at)| *file == name && *at < reply.body.len())
         {
             reply.breaks_at = Some(at);
+        }
+        if self.spoils.take_if(|file| *file == name && reply.body.len() > 1).is_some() {
+            reply.body[7] ^= 1;
         }
         Some(reply)
     }
