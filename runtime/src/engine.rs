@@ -120,7 +120,7 @@ impl Engine {
         request: &Request,
         on_event: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
     ) -> Result<Completion, EngineError> {
-        self.check(request)?;
+        self.check_request(request)?;
         let mut sequence = Sequence::new(request.prompt.clone());
         let result = self.answer(request, &mut sequence, on_event);
         self.blocks.release(sequence.pages);
@@ -211,6 +211,9 @@ impl Engine {
             };
             let chosen = sampler.sample(logits);
             let id = chosen.clone().into_scalar::<u32>();
+            if id as usize >= vocab_size {
+                return Err(EngineError::NotFinite { dtype: self.dtype.name() });
+            }
             sampled = Some(chosen);
             if sequence.tokens.len() == prompt_tokens {
                 timings.prompt_seconds = started.elapsed().as_secs_f64();
@@ -291,7 +294,7 @@ impl Engine {
         eos || request.stop_token_ids.contains(&id)
     }
 
-    fn check(&self, request: &Request) -> Result<(), RequestError> {
+    fn check_request(&self, request: &Request) -> Result<(), RequestError> {
         self.check_prompt(&request.prompt, self.context_length)?;
         request.sampling.validate()?;
         let vocab_size = self.files.config.vocab_size();
@@ -365,19 +368,17 @@ fn stored_dtype(files: &ModelFiles) -> DType {
 /// Refuses a model that is larger than all the memory of the device, before anything is read.
 fn check_memory(model: &Config, device: &OpenDevice, dtype: DType) -> Result<(), EngineError> {
     let Some(present) = device.memory().total else { return Ok(()) };
-    let needed = model.parameters().total * dtype.size() as u64;
-    if needed <= present {
+    let bytes = |dtype: DType| u128::from(model.parameters().total) * dtype.size() as u128;
+    if bytes(dtype) <= u128::from(present) {
         return Ok(());
     }
-    let gigabytes = |bytes: u64| format!("{:.1} GB", bytes as f64 / 1e9);
+    let gigabytes = |bytes: u128| format!("{:.1} GB", bytes as f64 / 1e9);
+    let half_fits = bytes(DType::BF16) <= u128::from(present) && device.supports(DType::BF16);
     Err(EngineError::Memory {
-        needed: gigabytes(needed),
+        needed: gigabytes(bytes(dtype)),
         dtype: dtype.name(),
         device: device.label(),
-        present: gigabytes(present),
-        hint: match dtype {
-            DType::F32 => ", or --dtype bf16",
-            _ => "",
-        },
+        present: gigabytes(present.into()),
+        hint: if half_fits { ", or --dtype bf16" } else { "" },
     })
 }

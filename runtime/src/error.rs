@@ -36,6 +36,14 @@ pub enum EngineError {
         /// What else may help, with its own punctuation.
         hint: &'static str,
     },
+    /// The model computed infinities or what is no number.
+    #[error(
+        "the logits are not finite: the weights are damaged, or too large for {dtype} (try --dtype f32)"
+    )]
+    NotFinite {
+        /// Dtype of the computation.
+        dtype: &'static str,
+    },
     /// A request that cannot be answered.
     #[error(transparent)]
     Request(#[from] RequestError),

@@ -2,19 +2,21 @@
 
 use std::hash::{BuildHasher, RandomState};
 
-use burn::tensor::{DType, Device, IndexingUpdateOp, Int, Tensor, TensorData};
+use burn::tensor::{Bool, DType, Device, IndexingUpdateOp, Int, Tensor, TensorData};
 use glm_backends::ops::{self, Draw, Penalties};
 
 use crate::request::SamplingParams;
 
-/// Added to the logits of tokens that must not be chosen; finite, so that no NaN can arise.
+/// Logit of what must not be chosen; finite, because shader languages have no infinity.
 const NEVER: f32 = -1e30;
 
 /// The choice of tokens for one sequence.
 #[derive(Debug)]
 pub(crate) struct Sampler {
-    /// Biases and padding of the vocabulary, `[1, vocab_size]`.
+    /// Biases of single tokens, `[1, vocab_size]`.
     bias: Option<Tensor<2>>,
+    /// Rows of the vocabulary without a token, `[1, vocab_size]`.
+    padding: Option<Tensor<2, Bool>>,
     penalties: Option<Penalties>,
     draw: Option<Draw>,
     random: Random,
@@ -33,7 +35,8 @@ impl Sampler {
     ) -> Self {
         let seed = params.seed.unwrap_or_else(|| RandomState::new().hash_one("glm"));
         Sampler {
-            bias: bias(params, vocab_size, tokens, device),
+            bias: bias(params, vocab_size, device),
+            padding: padding(vocab_size, tokens, device),
             penalties: penalties(params, prompt, vocab_size, device),
             draw: draw(params, device),
             random: Random { seed, drawn: 0 },
@@ -48,6 +51,9 @@ impl Sampler {
         }
         if let Some(bias) = &self.bias {
             logits = logits + bias.clone();
+        }
+        if let Some(padding) = &self.padding {
+            logits = logits.mask_fill(padding.clone(), NEVER);
         }
         let chosen = match &mut self.draw {
             None => ops::argmax(logits),
@@ -106,21 +112,22 @@ fn penalties(
     })
 }
 
-fn bias(
-    params: &SamplingParams,
-    vocab_size: usize,
-    tokens: usize,
-    device: &Device,
-) -> Option<Tensor<2>> {
-    if tokens >= vocab_size && params.logit_bias.is_empty() {
+fn bias(params: &SamplingParams, vocab_size: usize, device: &Device) -> Option<Tensor<2>> {
+    if params.logit_bias.is_empty() {
         return None;
     }
     let mut bias = vec![0.0; vocab_size];
     for (id, value) in &params.logit_bias {
         bias[*id as usize] += value;
     }
-    bias[tokens.min(vocab_size)..].fill(NEVER);
     Some(Tensor::from_data(TensorData::new(bias, [1, vocab_size]), (device, DType::F32)))
+}
+
+fn padding(vocab_size: usize, tokens: usize, device: &Device) -> Option<Tensor<2, Bool>> {
+    (tokens < vocab_size).then(|| {
+        let index = Tensor::<1, Int>::arange(0..vocab_size as i64, device);
+        index.greater_equal_elem(tokens as i64).unsqueeze()
+    })
 }
 
 fn row<const N: usize>(values: [f32; N], device: &Device) -> Tensor<1> {

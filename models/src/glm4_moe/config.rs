@@ -2,6 +2,9 @@
 
 use crate::config::{ConfigError, Fields, Parameters, Rope, quoted, refuse_quantization};
 
+/// Positions are f32 in the rotary angles, exact up to here.
+const MAX_POSITIONS: usize = 1 << 24;
+
 /// `config.json` of a `glm4_moe` checkpoint, under the file's own names.
 ///
 /// Keys that give a tensor its shape are required, except `head_dim`. The others fall back
@@ -185,6 +188,14 @@ impl Config {
         if !heads.is_multiple_of(self.num_key_value_heads) {
             let wanted = format_args!("a divisor of num_attention_heads ({heads})");
             return Err(fields.invalid("num_key_value_heads", self.num_key_value_heads, wanted));
+        }
+        if self.max_position_embeddings > MAX_POSITIONS {
+            let wanted = format_args!("at most {MAX_POSITIONS}");
+            return Err(fields.invalid(
+                "max_position_embeddings",
+                self.max_position_embeddings,
+                wanted,
+            ));
         }
         let rotary_dim = self.rotary_dim();
         if rotary_dim == 0 || rotary_dim % 2 == 1 {

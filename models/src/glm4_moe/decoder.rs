@@ -34,7 +34,8 @@ impl Glm4Moe {
                 .map(|index| DecoderLayer::load(&w.at("model.layers").at(index), config, index))
                 .collect::<Result<_, _>>()?,
             norm: RmsNorm::load(&w.at("model.norm"), config.hidden_size, config.rms_norm_eps)?,
-            head: match config.tie_word_embeddings {
+            // A head that is stored all the same is the one to use, as transformers does.
+            head: match config.tie_word_embeddings && !w.has("lm_head.weight") {
                 true => Linear::tied(embedding.table()),
                 false => Linear::load(&w.at("lm_head"), table, Split::Replicated)?,
             },
@@ -70,8 +71,7 @@ impl Glm4Moe {
         let predicts = layer.and_then(|index| index.parse::<usize>().ok()).is_some_and(|index| {
             (0..config.num_nextn_predict_layers).any(|k| index == config.num_hidden_layers + k)
         });
-        let tied = config.tie_word_embeddings && name == "lm_head.weight";
-        predicts || tied || name.ends_with(".rotary_emb.inv_freq")
+        predicts || name.ends_with(".rotary_emb.inv_freq")
     }
 
     /// Shape of the cache that `rank` keeps.

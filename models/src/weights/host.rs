@@ -9,12 +9,17 @@ use super::StoredDtype;
 
 /// Values of one dtype in host memory, to be moved to a device as one tensor.
 #[derive(Debug)]
-pub enum HostBuffer {
-    /// bfloat16 values.
+pub struct HostBuffer {
+    values: Values,
+    /// Values that it will hold; room is made with the first of them, so that a shape which no
+    /// file confirms allocates nothing.
+    capacity: usize,
+}
+
+#[derive(Debug)]
+enum Values {
     Bf16(Vec<bf16>),
-    /// IEEE half precision values.
     F16(Vec<f16>),
-    /// IEEE single precision values.
     F32(Vec<f32>),
 }
 
@@ -24,12 +29,13 @@ impl HostBuffer {
     /// # Panics
     /// For a dtype that no model is kept in.
     pub fn new(dtype: DType, capacity: usize) -> Self {
-        match dtype {
-            DType::BF16 => HostBuffer::Bf16(Vec::with_capacity(capacity)),
-            DType::F16 => HostBuffer::F16(Vec::with_capacity(capacity)),
-            DType::F32 => HostBuffer::F32(Vec::with_capacity(capacity)),
+        let values = match dtype {
+            DType::BF16 => Values::Bf16(Vec::new()),
+            DType::F16 => Values::F16(Vec::new()),
+            DType::F32 => Values::F32(Vec::new()),
             other => panic!("no weights in {other:?}"),
-        }
+        };
+        HostBuffer { values, capacity }
     }
 
     /// Appends the range `part` of a stored tensor of `shape`, converted to the buffer's dtype;
@@ -46,6 +52,7 @@ impl HostBuffer {
             StoredDtype::F32 => 4,
             other => return Err(other.clone()),
         };
+        self.make_room();
         for run in runs(shape, part) {
             let bytes = &bytes[run.start * size..run.end * size];
             match stored {
@@ -62,20 +69,28 @@ impl HostBuffer {
         let (values, rest) = bytes.as_chunks::<N>();
         debug_assert!(rest.is_empty(), "whole elements");
         let values = values.iter().map(|bytes| decode(*bytes));
-        match self {
-            HostBuffer::Bf16(held) => held.extend(values.map(bf16::from_f32)),
-            HostBuffer::F16(held) => held.extend(values.map(f16::from_f32)),
-            HostBuffer::F32(held) => held.extend(values),
+        match &mut self.values {
+            Values::Bf16(held) => held.extend(values.map(bf16::from_f32)),
+            Values::F16(held) => held.extend(values.map(f16::from_f32)),
+            Values::F32(held) => held.extend(values),
+        }
+    }
+
+    fn make_room(&mut self) {
+        match &mut self.values {
+            Values::Bf16(held) => held.reserve_exact(self.capacity - held.len()),
+            Values::F16(held) => held.reserve_exact(self.capacity - held.len()),
+            Values::F32(held) => held.reserve_exact(self.capacity - held.len()),
         }
     }
 
     /// Moves the values to a device.
     pub(super) fn upload<const D: usize>(self, shape: [usize; D], device: &Device) -> Tensor<D> {
         let shape = Shape::from(shape);
-        let (data, dtype) = match self {
-            HostBuffer::Bf16(values) => (TensorData::new(values, shape), DType::BF16),
-            HostBuffer::F16(values) => (TensorData::new(values, shape), DType::F16),
-            HostBuffer::F32(values) => (TensorData::new(values, shape), DType::F32),
+        let (data, dtype) = match self.values {
+            Values::Bf16(values) => (TensorData::new(values, shape), DType::BF16),
+            Values::F16(values) => (TensorData::new(values, shape), DType::F16),
+            Values::F32(values) => (TensorData::new(values, shape), DType::F32),
         };
         Tensor::from_data(data, (device, dtype))
     }
@@ -124,10 +139,10 @@ mod tests {
             let mut buffer = HostBuffer::new(dtype, 3);
             let all = std::slice::from_ref(&(0..3));
             buffer.extend(&stored, &StoredDtype::Bf16, &[3], all).unwrap();
-            let values: Vec<f32> = match buffer {
-                HostBuffer::Bf16(values) => values.iter().map(|v| v.to_f32()).collect(),
-                HostBuffer::F16(values) => values.iter().map(|v| v.to_f32()).collect(),
-                HostBuffer::F32(values) => values,
+            let values: Vec<f32> = match buffer.values {
+                Values::Bf16(values) => values.iter().map(|v| v.to_f32()).collect(),
+                Values::F16(values) => values.iter().map(|v| v.to_f32()).collect(),
+                Values::F32(values) => values,
             };
             assert_eq!(values, [1.0, -2.5, 3.140625]);
         }

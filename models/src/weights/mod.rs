@@ -66,7 +66,8 @@ pub enum LoadError {
     },
     /// The checkpoint holds tensors that this model has no use for.
     #[error(
-        "{count} tensors in the checkpoint belong to nothing in config.json: {}",
+        "the checkpoint has {} more than config.json calls for: {}",
+        match count { 1 => "1 tensor".to_owned(), count => format!("{count} tensors") },
         some_of(names)
     )]
     Leftover {

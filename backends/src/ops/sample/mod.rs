@@ -37,7 +37,8 @@ pub struct Penalties {
     pub output_counts: Tensor<2>,
 }
 
-/// The most probable token of each row, the lowest id among equals.
+/// The most probable token of each row, the lowest id among equals; `vocab_size`, which is no
+/// token's id, where the largest logit is not finite.
 ///
 /// Shapes: `logits [rows, vocab_size]` → `[rows]`.
 pub fn argmax(logits: Tensor<2>) -> Tensor<1, Int> {
@@ -45,7 +46,8 @@ pub fn argmax(logits: Tensor<2>) -> Tensor<1, Int> {
 }
 
 /// Draws one token a row: temperature, then min-p, top-k and top-p, then the token at `uniform`
-/// of the cumulative distribution. Tokens as probable as the last one kept are kept too.
+/// of the cumulative distribution. Tokens as probable as the last one kept are kept too. Rows
+/// without a finite largest logit give `vocab_size`, as in [`argmax`].
 ///
 /// Shapes: `logits [rows, vocab_size]` f32 → `[rows]`.
 pub fn sample(logits: Tensor<2>, draw: &Draw) -> Tensor<1, Int> {

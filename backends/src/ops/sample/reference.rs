@@ -8,9 +8,9 @@ const FLOOR: f32 = -90.0;
 const HALVINGS: usize = 32;
 
 pub(super) fn argmax(logits: Tensor<2>) -> Tensor<1, Int> {
-    let [_, vocab_size] = logits.dims();
     let best = logits.clone().max_dim(1).expand(logits.dims());
-    first_where(logits.greater_equal(best)).clamp(0, vocab_size as i64 - 1)
+    let finite = best.clone().abs().lower_elem(f32::MAX);
+    first_where(logits.greater_equal(best).bool_and(finite))
 }
 
 pub(super) fn sample(logits: Tensor<2>, draw: &Draw) -> Tensor<1, Int> {
@@ -45,8 +45,9 @@ pub(super) fn sample(logits: Tensor<2>, draw: &Draw) -> Tensor<1, Int> {
     let reached = cumulative.greater(target.expand(shape)).bool_and(weights.greater_elem(0.0));
     let drawn = first_where(reached);
     // Rounding may leave no token past the target; the best one then stands for the last.
-    let none = drawn.clone().equal_elem(shape[1] as i64);
-    drawn.mask_where(none, argmax(logits))
+    let best = argmax(logits);
+    let wanting = drawn.clone().max_pair(best.clone()).equal_elem(shape[1] as i64);
+    drawn.mask_where(wanting, best)
 }
 
 pub(super) fn penalise(logits: Tensor<2>, penalties: &Penalties) -> Tensor<2> {
@@ -161,6 +162,15 @@ mod tests {
     fn argmax_takes_the_lowest_of_equals() {
         let logits = Tensor::<2>::from_data([[1.0, 5.0, 5.0], [-3.0, -4.0, -3.0]], &Device::flex());
         assert_eq!(argmax(logits).to_data().try_to_vec_as::<i64>().unwrap(), [1, 0]);
+    }
+
+    #[test]
+    fn what_is_not_finite_has_no_best_token() {
+        for wrong in [f32::NAN, f32::INFINITY] {
+            let logits = Tensor::<2>::from_data([[1.0, wrong, 5.0]], &Device::flex());
+            assert_eq!(argmax(logits.clone()).into_scalar::<i64>(), 3);
+            assert_eq!(sample(logits, &plain()).into_scalar::<i64>(), 3);
+        }
     }
 
     #[test]
