@@ -1,5 +1,7 @@
 //! The `glm` binary as a user meets it, on the built-in model and the CPU.
 
+mod inspect;
+
 use std::fs;
 use std::io::{Read, Write};
 use std::path::Path;
@@ -270,6 +272,7 @@ fn wrong_usage_is_exit_code_2() {
         &["run", "--template-arg", "thinking", SUM],
         &["run", "--greedy", "--temperature", "1", SUM],
         &["run", "--messages", "x.json", SUM],
+        &["run", "--stop", "", SUM],
         &["run", "-m", "glm-tiny", "two", "prompts"],
         &["run", "one", "two", "three"],
         &["inspect", "--logits", "ids.json"],
@@ -298,6 +301,7 @@ fn prompts_that_cannot_be_answered() {
         empty.assert_error(&["the prompt is empty"]);
     }
     run_with_input(&["--raw"], &"banana ".repeat(9000)).assert_error(&["8192"]);
+    run(&["--stop-token", "4711", SUM]).assert_error(&["stop-token is 4711"]);
     run(&["-m", "./nowhere", SUM]).assert_error(&["./nowhere", "folder"]);
     run(&["-m", "nobody/nothing", SUM]).assert_error(&["nobody/nothing"]);
 }
@@ -311,114 +315,6 @@ fn a_broken_folder_is_named() {
     fs::write(folder.path().join("config.json"), r#"{"model_type": "parrot"}"#).expect("written");
     run(&[path, SUM]).assert_error(&["parrot"]);
     glm(&["inspect", path]).assert_error(&["parrot"]);
-}
-
-#[test]
-fn inspect_says_what_the_model_is() {
-    let facts = glm(&["inspect", "--json"]);
-    let facts: Value = serde_json::from_str(&facts.stdout).expect("JSON");
-    for (key, wanted) in [
-        ("family", json!("glm4_moe")),
-        ("layers", json!(4)),
-        ("vocab_size", json!(2048)),
-        ("context_length", json!(8192)),
-        // 2 (key, value) · 2 heads · 32 values · 4 layers · 2 bytes.
-        ("kv_bytes_per_token", json!(1024)),
-    ] {
-        assert_eq!(facts[key], wanted, "{key} in {facts}");
-    }
-    let total = facts["parameters"]["total"].as_u64().expect("a number");
-    assert!((2_000_000..2_500_000).contains(&total), "{facts}");
-    assert!(facts["parameters"]["active"].as_u64().is_some_and(|active| active < total), "{facts}");
-    let table = glm(&["inspect"]).stdout;
-    for said in ["glm4_moe", "parameters", "BF16", "1.00 KiB per token", "memory to load"] {
-        assert!(table.contains(said), "`{said}` is not in {table}");
-    }
-    let tensors = glm(&["inspect", "--tensors"]).stdout;
-    let row =
-        tensors.lines().find(|line| line.starts_with("model.embed_tokens.weight")).expect("listed");
-    assert!(row.contains("BF16") && row.contains("[2048, 128]"), "{row}");
-}
-
-#[test]
-fn inspect_writes_logits_whole_or_not_at_all() {
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let ids = folder.path().join("ids.json");
-    let out = folder.path().join("out.safetensors");
-    let logits = |content: &str, out: &Path, more: &[&str]| {
-        fs::write(&ids, content).expect("written");
-        let arguments = [
-            "inspect",
-            "--backend",
-            "cpu",
-            "--dtype",
-            "f32",
-            "--logits",
-            text(&ids),
-            "--out",
-            text(out),
-        ];
-        glm(&[&arguments[..], more].concat())
-    };
-    for (content, wanted) in [
-        ("[1, 2048]", "element 1 is 2048, wanted a token id from 0 to 2047"),
-        ("[-3]", "element 0 is -3"),
-        ("[]", "empty"),
-        ("{", "not JSON"),
-    ] {
-        logits(content, &out, &[]).assert_error(&["ids.json", wanted]);
-    }
-    let long = serde_json::to_string(&vec![1; 9000]).expect("JSON");
-    logits(&long, &out, &[]).assert_error(&["9000", "8192"]);
-    logits("[1]", &folder.path().join("none/out.safetensors"), &[])
-        .assert_error(&["cannot write", "none"]);
-    logits("[1]", folder.path(), &[]).assert_error(&["cannot write", "folder"]);
-    assert_eq!(fs::read_dir(folder.path()).expect("readable").count(), 1, "only the ids are there");
-
-    let plain = logits("[1990, 1992, 1995]", &out, &[]);
-    assert_eq!((plain.code, plain.stdout.as_str()), (Some(0), ""), "{plain:?}");
-    let bytes = fs::read(&out).expect("written");
-    let file = safetensors::SafeTensors::deserialize(&bytes).expect("safetensors");
-    assert_eq!(file.names(), ["logits"]);
-    assert_eq!(file.tensor("logits").expect("there").shape(), [3, 2048]);
-
-    assert_eq!(logits("[1990, 1992, 1995]", &out, &["--trace"]).code, Some(0));
-    let bytes = fs::read(&out).expect("written");
-    let file = safetensors::SafeTensors::deserialize(&bytes).expect("safetensors");
-    let experts = file.tensor("router_topk_ids.layer1").expect("there");
-    assert_eq!((experts.dtype(), experts.shape()), (safetensors::Dtype::I64, &[3, 4][..]));
-    for name in [
-        "logits",
-        "hidden.embed",
-        "hidden.layer3",
-        "hidden.final_norm",
-        "attn_out.layer0",
-        "mlp_out.layer3",
-    ] {
-        assert_eq!(file.tensor(name).expect(name).dtype(), safetensors::Dtype::F32, "{name}");
-    }
-    assert_eq!(
-        fs::read_dir(folder.path()).expect("readable").count(),
-        2,
-        "no temporary file is left"
-    );
-}
-
-#[test]
-fn devices_lists_every_backend() {
-    let listed: Value = serde_json::from_str(&glm(&["devices", "--json"]).stdout).expect("JSON");
-    let listed = listed.as_array().expect("an array");
-    for backend in ["cpu", "cuda", "rocm", "vulkan", "wgpu", "gl"] {
-        let entry = listed.iter().find(|entry| entry["backend"] == backend).expect(backend);
-        let explained = if entry["available"] == true { &entry["name"] } else { &entry["reason"] };
-        assert!(explained.as_str().is_some_and(|text| !text.is_empty()), "{entry}");
-    }
-    let processor = listed.iter().find(|entry| entry["backend"] == "cpu").expect("checked above");
-    assert!(
-        processor["dtypes"].as_array().is_some_and(|dtypes| dtypes.contains(&json!("f32"))),
-        "{processor}"
-    );
-    assert!(glm(&["devices"]).stdout.starts_with("BACKEND"));
 }
 
 /// An answer that does not end by itself: the stop tokens are out of reach.

@@ -2,6 +2,7 @@
 
 #![expect(clippy::print_stderr, reason = "a skipped test says why")]
 
+mod checkpoints; // the same weights in other layouts, and broken ones
 mod cli; // runs the program
 mod model_parity; // layers, logits and greedy text against recorded references
 mod support; // where the program, the fixtures and the references are
