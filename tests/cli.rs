@@ -317,6 +317,19 @@ fn a_broken_folder_is_named() {
     glm(&["inspect", path]).assert_error(&["parrot"]);
 }
 
+#[test]
+fn a_model_without_a_chat_template_wants_raw_prompts() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let built_in = Path::new(env!("CARGO_MANIFEST_DIR")).join("../cli/assets/glm-tiny");
+    for file in ["config.json", "tokenizer.json", "model.safetensors"] {
+        fs::copy(built_in.join(file), folder.path().join(file)).expect("copied");
+    }
+    let path = text(folder.path());
+    run(&["-m", path, "Hello!"]).assert_error(&["no chat template", "--raw"]);
+    let raw = ["-m", path, "--greedy", "--raw", "[gMASK]<sop><|user|>Hello!<|assistant|></think>"];
+    assert_eq!(run(&raw).stdout, "Hello! How can I help you today?\n");
+}
+
 /// An answer that does not end by itself: the stop tokens are out of reach.
 const ENDLESS: [&str; 8] = [
     "--logit-bias",

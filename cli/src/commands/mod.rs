@@ -1,0 +1,29 @@
+//! One file per command; `logits` is the part of `inspect` that runs the model.
+
+mod chat;
+mod devices;
+mod inspect;
+mod logits;
+mod run;
+
+use anyhow::Result;
+
+use crate::args::Command;
+
+/// How a command ended, when it did not fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// All that was asked for is done.
+    Done,
+    /// Ctrl-C ended it early.
+    Interrupted,
+}
+
+/// Runs what the user asked for.
+pub(crate) fn dispatch(command: &Command) -> Result<Outcome> {
+    match command {
+        Command::Run(args) => run::run(args),
+        Command::Inspect(args) => inspect::inspect(args),
+        Command::Devices(args) => devices::devices(args),
+    }
+}
