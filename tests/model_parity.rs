@@ -6,19 +6,21 @@ use glm_runtime::{DtypeChoice, Engine, Request, SamplingParams};
 
 use crate::support::oracle::{self, Golden, cosine, floats, ids, relative_l2};
 
-const CHECKPOINTS: [&str; 2] = ["air-tiny", "m355-tiny"];
-const PROMPTS: [usize; 4] = [1, 7, 64, 300];
+/// Recorded by `fixtures/generate.py`, in the repository.
+const FIXTURES: [&str; 2] = ["glm4_moe_tiny", "glm4_moe_tiny_groups"];
+/// Beside the repository; skipped where they are absent.
+const REFERENCES: [&str; 2] = ["air-tiny", "m355-tiny"];
 
 #[test]
 fn f32_on_the_cpu_equals_transformers() {
-    for name in CHECKPOINTS {
+    for name in FIXTURES.into_iter().chain(REFERENCES) {
         check_f32(name, "cpu", 1e-4, 0.0);
     }
 }
 
 #[test]
 fn f32_on_gl_equals_transformers() {
-    for name in CHECKPOINTS {
+    for name in FIXTURES.into_iter().chain(REFERENCES) {
         check_f32(name, "gl", 1e-3, 0.02);
     }
 }
@@ -27,7 +29,7 @@ fn f32_on_gl_equals_transformers() {
 /// up to the first step whose recorded margin is below `margin`.
 fn check_f32(name: &str, device: &str, tolerance: f64, margin: f32) {
     let Some((mut engine, golden)) = open(name, device, DtypeChoice::F32) else { return };
-    for length in PROMPTS {
+    for length in lengths(&golden) {
         let prompt = golden.tokens(&format!("prompt{length}.ids"));
         let want = golden.floats(&format!("prompt{length}.logits"));
         let records = engine.trace_forward(&prompt, false).expect("forward");
@@ -48,7 +50,7 @@ fn check_f32(name: &str, device: &str, tolerance: f64, margin: f32) {
 
 fn check_trace(engine: &mut Engine, golden: &Golden, name: &str, tolerance: f64) {
     let mut compared = 0;
-    for length in [7, 64] {
+    for length in lengths(golden) {
         let prompt = golden.tokens(&format!("prompt{length}.ids"));
         let records = engine.trace_forward(&prompt, true).expect("forward");
         let prefix = format!("trace{length}.");
@@ -73,9 +75,9 @@ fn check_trace(engine: &mut Engine, golden: &Golden, name: &str, tolerance: f64)
 /// prompts say something (the references' own bf16 runs differ from f32 by as much).
 #[test]
 fn bf16_on_the_cpu_is_as_close_as_transformers() {
-    for name in CHECKPOINTS {
+    for name in REFERENCES {
         let Some((mut engine, golden)) = open(name, "cpu", DtypeChoice::Bf16) else { return };
-        for length in PROMPTS {
+        for length in lengths(&golden) {
             let prompt = golden.tokens(&format!("prompt{length}.ids"));
             let exact = golden.floats(&format!("prompt{length}.logits"));
             let theirs = golden.floats(&format!("bf16.prompt{length}.logits"));
@@ -113,13 +115,13 @@ fn median_off(got: &[f32], want: &[f32], width: usize) -> f32 {
 /// However a prompt is cut into steps, the numbers stay the same.
 #[test]
 fn chunks_do_not_change_the_numbers() {
-    let Some(folder) = oracle::reference("m355-tiny") else { return };
-    let Some(device) = oracle::device("cpu") else { return };
-    let golden = Golden::open(&folder.join("golden.safetensors"));
-    let prompt = golden.tokens("prompt300.ids");
-    let want = golden.floats("prompt300.logits");
-    for prefill_chunk in [1, 37, 300] {
-        let files = glm_runtime::load::ModelFiles::open(&folder).expect("model folder");
+    let device = oracle::device("cpu").expect("the CPU");
+    let folder = oracle::fixture("glm4_moe_tiny_groups");
+    let golden = Golden::open(&folder.path().join("golden.safetensors"));
+    let prompt = golden.tokens("prompt70.ids");
+    let want = golden.floats("prompt70.logits");
+    for prefill_chunk in [1, 37, 70] {
+        let files = glm_runtime::load::ModelFiles::open(folder.path()).expect("model folder");
         let config = glm_runtime::EngineConfig {
             dtype: DtypeChoice::F32,
             prefill_chunk,
@@ -134,10 +136,23 @@ fn chunks_do_not_change_the_numbers() {
 }
 
 fn open(name: &str, device: &str, dtype: DtypeChoice) -> Option<(Engine, Golden)> {
-    let folder = oracle::reference(name)?;
     let device = oracle::device(device)?;
+    if FIXTURES.contains(&name) {
+        let folder = oracle::fixture(name);
+        let golden = Golden::open(&folder.path().join("golden.safetensors"));
+        return Some((oracle::engine(folder.path(), &device, dtype), golden));
+    }
+    let folder = oracle::reference(name)?;
     let golden = Golden::open(&folder.join("golden.safetensors"));
     Some((oracle::engine(&folder, &device, dtype), golden))
+}
+
+/// Lengths of the recorded prompts, shortest first.
+fn lengths(golden: &Golden) -> Vec<usize> {
+    let length = |name: &String| name.strip_prefix("prompt")?.strip_suffix(".ids")?.parse().ok();
+    let mut lengths: Vec<usize> = golden.names().iter().filter_map(length).collect();
+    lengths.sort_unstable();
+    lengths
 }
 
 fn greedy(engine: &mut Engine, prompt: Vec<u32>, tokens: usize) -> Vec<u32> {

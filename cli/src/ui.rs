@@ -13,7 +13,6 @@ use glm_server::parse::Part;
 use indicatif::{ProgressBar, ProgressStyle};
 
 const DIM: Style = Style::new().dimmed();
-const REPORT_AT: &str = concat!(env!("CARGO_PKG_REPOSITORY"), "/issues");
 
 /// One short line about what was chosen or done.
 pub(crate) fn note(text: impl Display) {
@@ -303,7 +302,11 @@ pub(crate) fn internal_error() {
         what = format!("{what} (after: {earlier})");
     }
     let what = what.split_whitespace().collect::<Vec<_>>().join(" ");
-    stderr_line(&format!("internal error: {}; please report it at {REPORT_AT}", printable(&what)));
+    stderr_line(&format!(
+        "internal error: {}; this is a fault of glm {}, please report it with the command",
+        printable(&what),
+        env!("CARGO_PKG_VERSION")
+    ));
 }
 
 /// Rows under a heading, each column as wide as its widest cell; the last is not padded.

@@ -7,6 +7,7 @@ use glm_models::trace::{TensorRecord, Values};
 use glm_runtime::load::ModelFiles;
 use glm_runtime::{DtypeChoice, Engine, EngineConfig};
 use safetensors::{Dtype, SafeTensors};
+use tempfile::TempDir;
 
 /// The folder of a reference checkpoint beside the repository, or `None` with a printed reason.
 pub(crate) fn reference(name: &str) -> Option<PathBuf> {
@@ -17,6 +18,19 @@ pub(crate) fn reference(name: &str) -> Option<PathBuf> {
     }
     eprintln!("skipped: no reference checkpoint {name} in ../shared");
     None
+}
+
+/// A checkpoint of `tests/fixtures` with glm-tiny's tokenizer beside it, in a folder of its own.
+pub(crate) fn fixture(name: &str) -> TempDir {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let folder = tempfile::tempdir().expect("a folder");
+    let stored = tests.join("fixtures").join(name);
+    for file in ["config.json", "model.safetensors", "golden.safetensors"] {
+        std::fs::copy(stored.join(file), folder.path().join(file)).expect(file);
+    }
+    let tokenizer = tests.join("../cli/assets/glm-tiny/tokenizer.json");
+    std::fs::copy(tokenizer, folder.path().join("tokenizer.json")).expect("tokenizer");
+    folder
 }
 
 /// A device by name, or `None` with a printed reason.
