@@ -134,7 +134,7 @@ fn a_context_of_one_token_has_no_room_for_an_answer() {
     let error = engine.generate(&request(vec![5; 2048]), &mut |_| ControlFlow::Continue(()));
     assert_eq!(
         error.unwrap_err().to_string(),
-        "the prompt has 2048 tokens and the context holds 2048: at most 2047 can be answered"
+        "the prompt has 2048 tokens, wanted at most 2047: the context holds no more"
     );
     let error = engine.generate(&request(vec![5, 2048]), &mut |_| ControlFlow::Continue(()));
     assert_eq!(

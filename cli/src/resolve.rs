@@ -258,8 +258,8 @@ pub(crate) fn render(
 
 /// Refuses, before minutes of loading, a prompt that leaves no room for an answer.
 pub(crate) fn check_length(files: &ModelFiles, prompt: &[u32]) -> Result<(), RequestError> {
-    let (found, context) = (prompt.len(), files.config.max_position_embeddings());
-    if found >= context { Err(RequestError::PromptTooLong { found, context }) } else { Ok(()) }
+    let (found, most) = (prompt.len(), files.config.max_position_embeddings() - 1);
+    if found > most { Err(RequestError::PromptTooLong { found, most }) } else { Ok(()) }
 }
 
 /// The model's chat template, or how to do without.

@@ -6,10 +6,12 @@
 //! - [`config`]: `config.json`, by `model_type`
 //! - [`weights`]: tensors by name, checked and divided over ranks
 //! - [`forward`]: the inputs of a step
+//! - [`chat`]: the markers of a conversation
 //! - [`model`]: the families as one closed enum
 //! - [`glm4_moe`]: GLM-4.5, 4.5-Air, 4.6, 4.7
 //! - [`trace`]: intermediate values by name
 
+pub mod chat;
 pub mod config;
 pub mod forward;
 pub mod glm4_moe;

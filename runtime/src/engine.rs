@@ -137,8 +137,7 @@ impl Engine {
         token_ids: &[u32],
         trace: bool,
     ) -> Result<Vec<(String, TensorRecord)>, EngineError> {
-        // One more than a prompt: nothing is generated.
-        self.check_prompt(token_ids, self.context_length + 1)?;
+        self.check_prompt(token_ids, self.context_length)?;
         let mut values = if trace { Trace::on() } else { Trace::off() };
         let mut logits = Trace::on();
         let mut sequence = Sequence::new(token_ids.to_vec());
@@ -295,7 +294,8 @@ impl Engine {
     }
 
     fn check_request(&self, request: &Request) -> Result<(), RequestError> {
-        self.check_prompt(&request.prompt, self.context_length)?;
+        // One token of the context is for the answer.
+        self.check_prompt(&request.prompt, self.context_length - 1)?;
         request.sampling.validate()?;
         let vocab_size = self.files.config.vocab_size();
         let out_of_range = |(id, _): &&(u32, f32)| *id as usize >= vocab_size;
@@ -309,7 +309,7 @@ impl Engine {
         }
     }
 
-    fn check_prompt(&self, prompt: &[u32], context: usize) -> Result<(), RequestError> {
+    fn check_prompt(&self, prompt: &[u32], most: usize) -> Result<(), RequestError> {
         let vocab_size = self.files.config.vocab_size();
         if prompt.is_empty() {
             return Err(RequestError::EmptyPrompt);
@@ -318,8 +318,8 @@ impl Engine {
             let id = prompt[position];
             return Err(RequestError::TokenOutOfRange { position, id, vocab_size });
         }
-        if prompt.len() >= context {
-            return Err(RequestError::PromptTooLong { found: prompt.len(), context });
+        if prompt.len() > most {
+            return Err(RequestError::PromptTooLong { found: prompt.len(), most });
         }
         Ok(())
     }

@@ -58,16 +58,13 @@ pub enum RequestError {
     /// Nothing to continue.
     #[error("the prompt is empty: at least one token is needed")]
     EmptyPrompt,
-    /// No room for an answer.
-    #[error(
-        "the prompt has {found} tokens and the context holds {context}: \
-         at most {} can be answered", context - 1
-    )]
+    /// The context has no room for the prompt, or none for an answer to it.
+    #[error("the prompt has {found} tokens, wanted at most {most}: the context holds no more")]
     PromptTooLong {
         /// Tokens of the prompt.
         found: usize,
-        /// Tokens that a sequence may hold.
-        context: usize,
+        /// Tokens that it may have.
+        most: usize,
     },
     /// An id that the embedding has no row for.
     #[error(

@@ -27,10 +27,10 @@ pub(crate) fn run(args: &RunArgs) -> Result<Outcome> {
     let (model, prompt) = resolve::model_and_prompt(args)?;
     let model = ModelChoice::new(model)?;
     let source = source(args, prompt)?;
+    let place = Place::open(&args.model.engine)?;
     if model == ModelChoice::BuiltIn {
         ui::note(builtin::NOTICE);
     }
-    let place = Place::open(&args.model.engine)?;
     let files = model.open(&args.model.source, &place)?;
     if !args.prompt.raw {
         resolve::require_template(&files)?;

@@ -1,13 +1,15 @@
 //! Thought and answer, told apart by `<think>`, `</think>` and `<tool_call>`.
 
+use glm_models::chat::GLM4;
+
 use super::Part;
 
-const OPEN: &str = "<think>";
-const CLOSE: &str = "</think>";
-const CALL: &str = "<tool_call>";
-const CALL_END: &str = "</tool_call>";
+const OPEN: &str = GLM4.think_open;
+const CLOSE: &str = GLM4.think_close;
+const CALL: &str = GLM4.tool_call_open;
+const CALL_END: &str = GLM4.tool_call_close;
 /// Where a turn begins: tags of earlier turns say nothing about this one.
-const ROLES: [&str; 4] = ["<|system|>", "<|user|>", "<|assistant|>", "<|observation|>"];
+const ROLES: [&str; 4] = GLM4.roles;
 
 /// Splits the model's text into [`Part`]s.
 ///
