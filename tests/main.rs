@@ -1,6 +1,6 @@
 //! Behaviour across crates, in one binary.
 
-#![expect(clippy::print_stderr, reason = "a skipped test says why")]
+#![expect(clippy::print_stderr, reason = "long files are listed")]
 
 mod checkpoints; // the same weights in other layouts, and broken ones
 mod cli; // runs the program

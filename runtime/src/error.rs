@@ -38,7 +38,7 @@ pub enum EngineError {
     },
     /// The model computed infinities or what is no number.
     #[error(
-        "the logits are not finite: the weights are damaged, or too large for {dtype} (try --dtype f32)"
+        "the logits are not finite: the weights are damaged, or their products too large for {dtype}"
     )]
     NotFinite {
         /// Dtype of the computation.

@@ -1,5 +1,6 @@
 //! Reference checkpoints and the values recorded of them.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use glm_backends::device::{self, OpenDevice};
@@ -16,7 +17,7 @@ pub(crate) fn reference(name: &str) -> Option<PathBuf> {
     if folder.is_dir() {
         return Some(folder);
     }
-    eprintln!("skipped: no reference checkpoint {name} in ../shared");
+    drop(writeln!(std::io::stderr(), "skipped: no reference checkpoint {name} in ../shared"));
     None
 }
 
@@ -38,7 +39,7 @@ pub(crate) fn device(name: &str) -> Option<OpenDevice> {
     match device::open(&name.parse().expect("a device name")) {
         Ok(device) => Some(device),
         Err(error) => {
-            eprintln!("skipped: {error}");
+            drop(writeln!(std::io::stderr(), "skipped: {error}"));
             None
         }
     }

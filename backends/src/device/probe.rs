@@ -6,7 +6,7 @@ use std::thread::{self, ThreadId};
 
 use burn::backend::ops::FloatTensorOps;
 use burn::backend::{Dispatch, DispatchDevice};
-use burn::tensor::{Device, ExecutionError, TensorData};
+use burn::tensor::{Device, ExecutionError, TensorData, read_sync};
 
 type Hook = Box<dyn Fn(&PanicHookInfo<'_>) + Sync + Send + 'static>;
 
@@ -69,13 +69,12 @@ pub(super) fn compute(device: &Device) -> Result<(), String> {
     let numbers = TensorData::from([1.0f32, 2.0, 3.0]);
     let numbers = Dispatch::float_from_data(numbers, device.as_dispatch());
     let sum = Dispatch::float_add(numbers.clone(), numbers);
-    let sum =
-        cubecl::future::block_on(Dispatch::float_into_data(sum)).map_err(|error| match error {
-            ExecutionError::Generic { reason, .. } | ExecutionError::WithContext { reason } => {
-                one_line(&reason)
-            }
-            other => one_line(&other.to_string()),
-        })?;
+    let sum = read_sync(Dispatch::float_into_data(sum)).map_err(|error| match error {
+        ExecutionError::Generic { reason, .. } | ExecutionError::WithContext { reason } => {
+            one_line(&reason)
+        }
+        other => one_line(&other.to_string()),
+    })?;
     // The data arrive when they are looked at, not before.
     match sum.try_to_vec::<f32>() {
         Ok(sum) if sum == [2.0, 4.0, 6.0] => Ok(()),

@@ -274,6 +274,19 @@ fn refuse_other_formulas(fields: &Fields<'_>) -> Result<(), ConfigError> {
             _ => {}
         }
     }
+    for key in ["dtype", "torch_dtype"] {
+        match fields.text(key)? {
+            None | Some("bfloat16" | "float16" | "float32") => {}
+            Some(found) => {
+                let wanted = "`bfloat16`, `float16` or `float32`";
+                return Err(fields.invalid(key, quoted(found), wanted));
+            }
+        }
+    }
+    // Attention here sees the whole sequence.
+    if let Some(window) = fields.count("sliding_window")? {
+        return Err(fields.invalid("sliding_window", window, "null"));
+    }
     Ok(())
 }
 
