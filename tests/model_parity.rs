@@ -1,7 +1,9 @@
 //! Random reference checkpoints against transformers: every layer, the logits, greedy text.
 
 use std::ops::ControlFlow;
+use std::path::Path;
 
+use glm_models::model::Parts;
 use glm_runtime::{DtypeChoice, Engine, Request, SamplingParams};
 
 use crate::support::oracle::{self, Golden, cosine, floats, ids, relative_l2};
@@ -126,12 +128,52 @@ fn chunks_do_not_change_the_numbers() {
             dtype: DtypeChoice::F32,
             prefill_chunk,
             max_context: Some(512),
+            ..glm_runtime::EngineConfig::default()
         };
         let mut engine = Engine::load(files, &device, &config, &mut |_| ()).expect("load");
         let records = engine.trace_forward(&prompt, false).expect("forward");
         let got = floats(&records, "logits");
         let distance = relative_l2(&got[got.len() - want.len()..], &want);
         assert!(distance < 1e-4, "chunks of {prefill_chunk}: {distance:.2e}");
+    }
+}
+
+/// Drafts of every row, and three chained ones, by the multi-token-prediction layer.
+#[test]
+fn drafts_equal_the_references() {
+    let fixture = oracle::fixture("glm4_moe_tiny");
+    let folders = REFERENCES.into_iter().filter_map(oracle::reference);
+    for folder in folders.chain([fixture.path().to_owned()]) {
+        check_drafts(&folder, "cpu", 1e-4);
+        check_drafts(&folder, "gl", 1e-3);
+    }
+}
+
+fn check_drafts(folder: &Path, device: &str, tolerance: f64) {
+    let Some(device) = oracle::device(device) else { return };
+    let golden = Golden::open(&folder.join("golden.safetensors"));
+    let files = glm_runtime::load::ModelFiles::open(folder).expect("model folder");
+    let config = glm_runtime::EngineConfig {
+        dtype: DtypeChoice::F32,
+        // The drafts of a prompt in several steps have to join.
+        prefill_chunk: 40,
+        parts: Parts::MainAndMtp,
+        ..glm_runtime::EngineConfig::default()
+    };
+    let mut engine = Engine::load(files, &device, &config, &mut |_| ()).expect("load");
+    let token_in = golden.ids("mtp.token_in");
+    let prompt = golden.tokens(&format!("prompt{}.ids", token_in.len()));
+    let records = engine.trace_drafts(&prompt).expect("drafts");
+    let place = format!("{} on {}", folder.display(), device.label());
+    assert_eq!(ids(&records, "mtp.token_in"), token_in, "{place}");
+    let chain = golden.ids("mtp.hf.chain_tokens");
+    assert_eq!(ids(&records, "mtp.chain_tokens"), chain, "{place}");
+    for value in ["logits_step1", "chain_logits"] {
+        let want = golden.floats(&format!("mtp.hf.{value}"));
+        let got = floats(&records, &format!("mtp.{value}"));
+        // Of the fixtures only the last rows are recorded.
+        let distance = relative_l2(&got[got.len() - want.len()..], &want);
+        assert!(distance < tolerance, "{place}: {value} is off by {distance:.2e}");
     }
 }
 

@@ -6,15 +6,29 @@ use glm_backends::ranks::Rank;
 
 use crate::config::Config;
 use crate::forward::ForwardBatch;
-use crate::glm4_moe::Glm4Moe;
+use crate::glm4_moe::{Glm4Moe, Mtp};
 use crate::trace::Trace;
 use crate::weights::{LoadError, Loader};
+
+/// Which parts of a checkpoint are loaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Parts {
+    /// The main model.
+    Main,
+    /// The main model and, where there is one, the multi-token-prediction layer.
+    MainAndMtp,
+}
 
 /// A loaded model of one of the families.
 #[derive(Debug)]
 pub enum Model {
     /// GLM-4.5, GLM-4.5-Air, GLM-4.6, GLM-4.7 and their base models.
-    Glm4Moe(Glm4Moe),
+    Glm4Moe {
+        /// The main model.
+        main: Glm4Moe,
+        /// The multi-token-prediction layer, where it is there and was asked for.
+        mtp: Option<Mtp>,
+    },
 }
 
 impl Model {
@@ -23,12 +37,21 @@ impl Model {
     ///
     /// # Errors
     /// A tensor that is missing, left over, or has another shape or dtype than wanted.
-    pub fn load(loader: Loader<'_>, config: &Config, context: usize) -> Result<Self, LoadError> {
+    pub fn load(
+        loader: Loader<'_>,
+        config: &Config,
+        context: usize,
+        parts: Parts,
+    ) -> Result<Self, LoadError> {
         match config {
             Config::Glm4Moe(config) => {
-                let model = Glm4Moe::load(&loader, config, context)?;
+                let main = Glm4Moe::load(&loader, config, context)?;
+                let mtp = match parts {
+                    Parts::Main => None,
+                    Parts::MainAndMtp => Mtp::load(&loader, config)?,
+                };
                 loader.finish(|name| Glm4Moe::ignores(config, name))?;
-                Ok(Model::Glm4Moe(model))
+                Ok(Model::Glm4Moe { main, mtp })
             }
         }
     }
@@ -36,14 +59,38 @@ impl Model {
     /// Hidden states after the final norm, `[tokens, hidden]`; stores keys and values in `kv`.
     pub fn forward(&self, batch: &ForwardBatch, kv: &mut KvPool, trace: &mut Trace) -> Tensor<2> {
         match self {
-            Model::Glm4Moe(model) => model.forward(batch, kv, trace),
+            Model::Glm4Moe { main, .. } => main.forward(batch, kv, trace),
         }
     }
 
     /// Logits of hidden states after the final norm: `[rows, hidden]` → `[rows, vocab_size]`, f32.
     pub fn logits(&self, hidden: Tensor<2>) -> Tensor<2> {
         match self {
-            Model::Glm4Moe(model) => model.logits(hidden),
+            Model::Glm4Moe { main, .. } => main.logits(hidden),
+        }
+    }
+
+    /// Whether [`Model::draft`] can be called.
+    pub fn drafts(&self) -> bool {
+        match self {
+            Model::Glm4Moe { mtp, .. } => mtp.is_some(),
+        }
+    }
+
+    /// One draft for every row by the multi-token-prediction layer: the hidden states that draft
+    /// logits and the next draft are computed from, `[tokens, hidden]`.
+    ///
+    /// The batch holds the tokens after the rows, `hidden [tokens, hidden]` what
+    /// [`Model::forward`] or the last draft returned for the rows, `kv` the layer's own cache.
+    ///
+    /// # Panics
+    /// When no such layer was loaded.
+    pub fn draft(&self, hidden: Tensor<2>, batch: &ForwardBatch, kv: &mut KvPool) -> Tensor<2> {
+        match self {
+            Model::Glm4Moe { main, mtp } => {
+                let mtp = mtp.as_ref().expect("a multi-token-prediction layer");
+                mtp.forward(main, hidden, batch, kv.layer(0))
+            }
         }
     }
 
@@ -51,6 +98,13 @@ impl Model {
     pub fn kv_spec(config: &Config, rank: Rank) -> KvSpec {
         match config {
             Config::Glm4Moe(config) => Glm4Moe::kv_spec(config, rank),
+        }
+    }
+
+    /// Shape of the cache of the multi-token-prediction layer.
+    pub fn draft_kv_spec(config: &Config, rank: Rank) -> KvSpec {
+        match config {
+            Config::Glm4Moe(config) => Mtp::kv_spec(config, rank),
         }
     }
 }

@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use burn::tensor::DType;
+use glm_models::model::Parts;
 
 /// Choices for a loaded model.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,11 +15,18 @@ pub struct EngineConfig {
     pub prefill_chunk: usize,
     /// Most tokens of a sequence; the model's own limit when `None`.
     pub max_context: Option<usize>,
+    /// Which parts of the checkpoint are loaded.
+    pub parts: Parts,
 }
 
 impl Default for EngineConfig {
     fn default() -> Self {
-        EngineConfig { dtype: DtypeChoice::Auto, prefill_chunk: 256, max_context: None }
+        EngineConfig {
+            dtype: DtypeChoice::Auto,
+            prefill_chunk: 256,
+            max_context: None,
+            parts: Parts::Main,
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use glm_backends::ranks::Rank;
 use glm_models::config::Config;
 use glm_models::forward::SequenceInput;
 use glm_models::model::Model;
-use glm_models::trace::{TensorRecord, Trace};
+use glm_models::trace::Trace;
 use glm_models::weights::{Loader, StoredDtype, TensorSource};
 
 use crate::config::EngineConfig;
@@ -42,12 +42,12 @@ pub struct LoadProgress {
 /// A loaded model.
 #[derive(Debug)]
 pub struct Engine {
-    files: ModelFiles,
-    runner: Runner,
-    blocks: Blocks,
+    pub(crate) files: ModelFiles,
+    pub(crate) runner: Runner,
+    pub(crate) blocks: Blocks,
     dtype: DType,
     dtype_note: Option<String>,
-    context_length: usize,
+    pub(crate) context_length: usize,
     prefill_chunk: usize,
 }
 
@@ -76,13 +76,15 @@ impl Engine {
             (progress.borrow_mut())(LoadProgress { done_bytes: done.get(), total_bytes });
         };
         let loader = Loader::new(&files.checkpoint, &device.device, dtype, Rank::SINGLE, &report);
-        let model = Model::load(loader, &files.config, context_length)?;
+        let model = Model::load(loader, &files.config, context_length, config.parts)?;
         (progress.borrow_mut())(LoadProgress { done_bytes: total_bytes, total_bytes });
 
-        let spec = Model::kv_spec(&files.config, Rank::SINGLE);
-        let kv = KvPool::new(spec, FIRST_PAGES, dtype, &device.device);
+        let pool = |spec| KvPool::new(spec, FIRST_PAGES, dtype, &device.device);
+        let kv = pool(Model::kv_spec(&files.config, Rank::SINGLE));
+        let draft_spec = || Model::draft_kv_spec(&files.config, Rank::SINGLE);
+        let draft_kv = model.drafts().then(|| pool(draft_spec()));
         Ok(Engine {
-            runner: Runner::new(model, kv, device.device.clone()),
+            runner: Runner::new(model, kv, draft_kv, device.device.clone()),
             blocks: Blocks::new(FIRST_PAGES),
             files,
             dtype,
@@ -125,35 +127,6 @@ impl Engine {
         let result = self.answer(request, &mut sequence, on_event);
         self.blocks.release(sequence.pages);
         result
-    }
-
-    /// Computes `token_ids` once and returns `logits [tokens, vocab_size]`, and with `trace` the
-    /// values in between, under the names of the reference files.
-    ///
-    /// # Errors
-    /// [`RequestError`] for ids that are no prompt.
-    pub fn trace_forward(
-        &mut self,
-        token_ids: &[u32],
-        trace: bool,
-    ) -> Result<Vec<(String, TensorRecord)>, EngineError> {
-        self.check_prompt(token_ids, self.context_length)?;
-        let mut values = if trace { Trace::on() } else { Trace::off() };
-        let mut logits = Trace::on();
-        let mut sequence = Sequence::new(token_ids.to_vec());
-        while sequence.pending() > 0 {
-            let count = self.chunk(&sequence);
-            self.reserve(&mut sequence, count);
-            let input = planned(&sequence, count);
-            let step = self.runner.run(&[input], None, &mut values);
-            logits.begin_step(count);
-            logits.floats("logits", &step.all_logits());
-            sequence.computed += count;
-        }
-        self.blocks.release(sequence.pages);
-        let mut records = values.into_records();
-        records.extend(logits.into_records());
-        Ok(records)
     }
 
     /// What was loaded.
@@ -271,14 +244,14 @@ impl Engine {
     }
 
     /// How many pending tokens the next step computes.
-    fn chunk(&self, sequence: &Sequence) -> usize {
+    pub(crate) fn chunk(&self, sequence: &Sequence) -> usize {
         let length = sequence.tokens.len();
         let fitting = (MAX_SCORES / length).max(1);
         sequence.pending().min(self.prefill_chunk).min(fitting)
     }
 
     /// Takes pages for the next `count` tokens; the pool doubles when none are left.
-    fn reserve(&mut self, sequence: &mut Sequence, count: usize) {
+    pub(crate) fn reserve(&mut self, sequence: &mut Sequence, count: usize) {
         let tokens = sequence.computed + count;
         let page_size = self.runner.page_size();
         while sequence.reserve(tokens, page_size, &mut self.blocks).is_none() {
@@ -309,7 +282,7 @@ impl Engine {
         }
     }
 
-    fn check_prompt(&self, prompt: &[u32], most: usize) -> Result<(), RequestError> {
+    pub(crate) fn check_prompt(&self, prompt: &[u32], most: usize) -> Result<(), RequestError> {
         let vocab_size = self.files.config.vocab_size();
         if prompt.is_empty() {
             return Err(RequestError::EmptyPrompt);
@@ -325,7 +298,7 @@ impl Engine {
     }
 }
 
-fn planned(sequence: &Sequence, count: usize) -> SequenceInput {
+pub(crate) fn planned(sequence: &Sequence, count: usize) -> SequenceInput {
     let tokens = sequence.computed..sequence.computed + count;
     SequenceInput {
         tokens: sequence.tokens[tokens].to_vec(),

@@ -44,6 +44,9 @@ pub enum EngineError {
         /// Dtype of the computation.
         dtype: &'static str,
     },
+    /// Drafts of a model that has no layer for them.
+    #[error("the checkpoint has no multi-token-prediction layer")]
+    NoDrafts,
     /// A request that cannot be answered.
     #[error(transparent)]
     Request(#[from] RequestError),

@@ -16,6 +16,7 @@ pub mod hub;
 mod kv;
 pub mod load;
 mod output;
+mod probe;
 pub mod request;
 mod runner;
 mod sampler;

@@ -13,14 +13,16 @@ use glm_models::trace::Trace;
 pub(crate) struct Runner {
     model: Model,
     kv: KvPool,
+    /// Cache of the multi-token-prediction layer, over the same pages.
+    draft_kv: Option<KvPool>,
     batches: HashMap<BatchShape, ForwardBatch>,
     device: Device,
 }
 
 impl Runner {
     /// A runner of `model` with an empty cache.
-    pub(crate) fn new(model: Model, kv: KvPool, device: Device) -> Self {
-        Runner { model, kv, batches: HashMap::new(), device }
+    pub(crate) fn new(model: Model, kv: KvPool, draft_kv: Option<KvPool>, device: Device) -> Self {
+        Runner { model, kv, draft_kv, batches: HashMap::new(), device }
     }
 
     /// Computes a step. With `fed`, the token ids of the first rows come from there, the output
@@ -33,24 +35,42 @@ impl Runner {
         fed: Option<Tensor<1, Int>>,
         trace: &mut Trace,
     ) -> Step<'_> {
-        let tokens = inputs.iter().map(|input| input.tokens.len()).sum();
-        let pages = inputs.iter().map(|input| input.pages.len()).max().unwrap_or(1);
-        let shape = BatchShape::holding(tokens, inputs.len(), pages);
-        let page_size = self.kv.spec().page_size();
-        let new = || ForwardBatch::new(shape, page_size, &self.device);
-        let batch = self.batches.entry(shape).or_insert_with(new);
-        batch.fill(inputs);
+        let batch = filled(&mut self.batches, inputs, self.kv.spec().page_size(), &self.device);
         if let Some(sampled) = fed {
             batch.feed(sampled);
         }
-        trace.begin_step(tokens);
+        trace.begin_step(inputs.iter().map(|input| input.tokens.len()).sum());
         let hidden = self.model.forward(batch, &mut self.kv, trace);
         Step { model: &self.model, batch, hidden }
+    }
+
+    /// Computes one draft for every row: `inputs` hold the tokens after the rows, `hidden` is what
+    /// the step or the last draft left for them. Returns `[tokens, hidden]`, padding included.
+    ///
+    /// # Panics
+    /// Without a multi-token-prediction layer; see [`Runner::drafts`].
+    pub(crate) fn draft(&mut self, inputs: &[SequenceInput], hidden: Tensor<2>) -> Tensor<2> {
+        let batch = filled(&mut self.batches, inputs, self.kv.spec().page_size(), &self.device);
+        let kv = self.draft_kv.as_mut().expect("a cache for drafts");
+        self.model.draft(hidden, batch, kv)
+    }
+
+    /// Whether a multi-token-prediction layer was loaded.
+    pub(crate) fn drafts(&self) -> bool {
+        self.draft_kv.is_some()
+    }
+
+    /// Logits of hidden states, `[rows, hidden]` → `[rows, vocab_size]`.
+    pub(crate) fn logits(&self, hidden: Tensor<2>) -> Tensor<2> {
+        self.model.logits(hidden)
     }
 
     /// Makes room in the cache for `pages` pages, the sink included.
     pub(crate) fn grow(&mut self, pages: usize) {
         self.kv.grow(pages);
+        if let Some(kv) = &mut self.draft_kv {
+            kv.grow(pages);
+        }
     }
 
     /// The device that everything lies on.
@@ -69,6 +89,22 @@ impl Runner {
     }
 }
 
+/// The batch of the smallest shape that holds `inputs`, filled with them.
+fn filled<'a>(
+    batches: &'a mut HashMap<BatchShape, ForwardBatch>,
+    inputs: &[SequenceInput],
+    page_size: usize,
+    device: &Device,
+) -> &'a mut ForwardBatch {
+    let tokens = inputs.iter().map(|input| input.tokens.len()).sum();
+    let pages = inputs.iter().map(|input| input.pages.len()).max().unwrap_or(1);
+    let shape = BatchShape::holding(tokens, inputs.len(), pages);
+    let new = || ForwardBatch::new(shape, page_size, device);
+    let batch = batches.entry(shape).or_insert_with(new);
+    batch.fill(inputs);
+    batch
+}
+
 /// A step that was computed.
 #[derive(Debug)]
 pub(crate) struct Step<'a> {
@@ -81,6 +117,11 @@ impl Step<'_> {
     /// Logits after the last token of each sequence, `[sequences, vocab_size]`.
     pub(crate) fn last_logits(self) -> Tensor<2> {
         self.model.logits(self.hidden.select(0, self.batch.last_rows.clone()))
+    }
+
+    /// Hidden states of all rows, padding included, `[tokens, hidden]`.
+    pub(crate) fn hidden(&self) -> Tensor<2> {
+        self.hidden.clone()
     }
 
     /// Logits after every row, padding included, `[tokens, vocab_size]`.

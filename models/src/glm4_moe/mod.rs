@@ -17,11 +17,16 @@
 //! | `….mlp.{gate,up}_proj.weight`, `….mlp.down_proj.weight` (first layers) | `[width, hidden]`, `[hidden, width]` |
 //! | `….mlp.gate.weight`, `….mlp.gate.e_score_correction_bias` | `[experts, hidden]`, `[experts]` |
 //! | `….mlp.experts.E.…`, `….mlp.shared_experts.…` | as the dense ones |
-//! | `model.layers.{num_hidden_layers}.…` | the multi-token-prediction layer, not loaded yet |
+//! | `model.layers.{num_hidden_layers}.{enorm,hnorm,shared_head.norm}.weight` | `[hidden]` |
+//! | `model.layers.{num_hidden_layers}.eh_proj.weight` | `[hidden, 2 * hidden]` |
+//! | `model.layers.{num_hidden_layers}.…` | a layer with experts; copies of embedding and head, not read |
 
 mod attention;
 mod config;
 mod decoder;
+mod layer;
+mod mtp;
 
 pub use config::Config;
 pub use decoder::Glm4Moe;
+pub use mtp::Mtp;

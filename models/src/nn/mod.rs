@@ -4,10 +4,12 @@ mod embedding;
 mod linear;
 mod mlp;
 mod moe;
+mod mtp;
 mod norm;
 
 pub(crate) use embedding::Embedding;
 pub(crate) use linear::Linear;
 pub(crate) use mlp::Mlp;
 pub(crate) use moe::{Moe, MoeShape};
+pub(crate) use mtp::MtpHead;
 pub(crate) use norm::RmsNorm;
