@@ -4,7 +4,7 @@ mod inspect;
 
 use std::fs;
 use std::io::{Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 
 use serde_json::{Value, json};
@@ -81,6 +81,11 @@ fn run_with_input(arguments: &[&str], input: &str) -> Ended {
 
 fn text(path: &Path) -> &str {
     path.to_str().expect("UTF-8")
+}
+
+/// The folder of the built-in model's files.
+fn built_in() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../cli/assets/glm-tiny")
 }
 
 #[test]
@@ -251,7 +256,7 @@ fn a_backend_that_is_not_there_is_one_line() {
     for backend in ["cuda", "rocm"] {
         let here = |entry: &&Value| entry["backend"] == backend && entry["available"] == true;
         if listed.as_array().expect("an array").iter().any(|entry| here(&entry)) {
-            eprintln!("skipped: this machine has {backend}");
+            drop(writeln!(std::io::stderr(), "skipped: this machine has {backend}"));
             continue;
         }
         glm(&["run", "--backend", backend, SUM]).assert_error(&[backend]);
@@ -270,6 +275,7 @@ fn wrong_usage_is_exit_code_2() {
         &["run", "--top-p", "1.5", SUM],
         &["run", "--logit-bias", "7", SUM],
         &["run", "--template-arg", "thinking", SUM],
+        &["run", "--template-arg", "messages=[]", SUM],
         &["run", "--greedy", "--temperature", "1", SUM],
         &["run", "--messages", "x.json", SUM],
         &["run", "--stop", "", SUM],
@@ -286,6 +292,8 @@ fn wrong_usage_is_exit_code_2() {
             "{arguments:?}: {wrong:?}"
         );
     }
+    let conflict = glm(&["run", "--raw", "--no-thinking", SUM]);
+    assert!(conflict.stderr.contains("[MODEL] [PROMPT]"), "both may be left out: {conflict:?}");
     let help = glm(&["run", "--help"]);
     assert_eq!(help.code, Some(0));
     for said in ["Examples:", "Sampling:", "--messages", "owner/name"] {
@@ -300,7 +308,11 @@ fn prompts_that_cannot_be_answered() {
     {
         empty.assert_error(&["the prompt is empty"]);
     }
-    run_with_input(&["--raw"], &"banana ".repeat(9000)).assert_error(&["8192"]);
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    for model in ["nobody/nothing", text(folder.path())] {
+        run(&[model]).assert_error(&["the prompt is empty", model, "taken as the MODEL", "-m"]);
+    }
+    run_with_input(&["--raw"], &"banana ".repeat(9000)).assert_error(&["8191"]);
     run(&["--stop-token", "4711", SUM]).assert_error(&["stop-token is 4711"]);
     run(&["-m", "./nowhere", SUM]).assert_error(&["./nowhere", "folder"]);
     run(&["-m", "nobody/nothing", SUM]).assert_error(&["nobody/nothing"]);
@@ -315,17 +327,22 @@ fn a_broken_folder_is_named() {
     fs::write(folder.path().join("config.json"), r#"{"model_type": "parrot"}"#).expect("written");
     run(&[path, SUM]).assert_error(&["parrot"]);
     glm(&["inspect", path]).assert_error(&["parrot"]);
+    fs::copy(built_in().join("config.json"), folder.path().join("config.json")).expect("copied");
+    run(&[path, SUM]).assert_error(&[&format!("error: {path}/tokenizer.json: ")]);
 }
 
 #[test]
 fn a_model_without_a_chat_template_wants_raw_prompts() {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let built_in = Path::new(env!("CARGO_MANIFEST_DIR")).join("../cli/assets/glm-tiny");
     for file in ["config.json", "tokenizer.json", "model.safetensors"] {
-        fs::copy(built_in.join(file), folder.path().join(file)).expect("copied");
+        fs::copy(built_in().join(file), folder.path().join(file)).expect("copied");
     }
     let path = text(folder.path());
     run(&["-m", path, "Hello!"]).assert_error(&["no chat template", "--raw"]);
+    fs::write(folder.path().join("chat_template.jinja"), "\n").expect("written");
+    run(&["-m", path, "Hello!"]).assert_error(&["no chat template", "--raw"]);
+    fs::write(folder.path().join("chat_template.jinja"), "{{ '' }}").expect("written");
+    run(&["-m", path, "Hello!"]).assert_error(&["the chat template makes an empty prompt"]);
     let raw = ["-m", path, "--greedy", "--raw", "[gMASK]<sop><|user|>Hello!<|assistant|></think>"];
     assert_eq!(run(&raw).stdout, "Hello! How can I help you today?\n");
 }

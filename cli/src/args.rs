@@ -50,7 +50,8 @@ pub(crate) enum Command {
 }
 
 #[derive(Debug, ClapArgs)]
-#[command(after_help = RUN_EXAMPLES, allow_negative_numbers = true)]
+#[command(after_help = RUN_EXAMPLES, allow_negative_numbers = true,
+          override_usage = "glm run [OPTIONS] [MODEL] [PROMPT]")]
 pub(crate) struct RunArgs {
     /// Folder or hub id of the model [default: the built-in glm-tiny]
     #[arg(value_name = "MODEL")]
@@ -197,6 +198,7 @@ pub(crate) struct OutputArgs {
 }
 
 #[derive(Debug, ClapArgs)]
+#[command(override_usage = "glm inspect [OPTIONS] [MODEL]")]
 pub(crate) struct InspectArgs {
     /// Folder or hub id of the model [default: the built-in glm-tiny]
     pub(crate) model: Option<String>,
@@ -288,6 +290,9 @@ fn template_argument(text: &str) -> Result<(String, serde_json::Value), String> 
     if key.is_empty() {
         return Err("the key is empty".to_owned());
     }
+    if ["messages", "tools", "add_generation_prompt"].contains(&key) {
+        return Err(format!("`{key}` is set by glm itself"));
+    }
     let value = serde_json::from_str(value).unwrap_or_else(|_| value.into());
     Ok((key.to_owned(), value))
 }
@@ -312,7 +317,9 @@ mod tests {
         }
         assert_eq!(template_argument("a=true"), Ok(("a".into(), json!(true))));
         assert_eq!(template_argument("a=b=c"), Ok(("a".into(), json!("b=c"))));
-        assert!(template_argument("=1").is_err());
+        for bad in ["=1", "messages=[]", "tools=[]", "add_generation_prompt=false"] {
+            assert!(template_argument(bad).is_err(), "{bad}");
+        }
         assert!(fraction("1.5").is_err() && fraction("1").is_ok());
         assert!(not_negative("-1").is_err() && positive("0").is_err() && finite("inf").is_err());
     }

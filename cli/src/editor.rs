@@ -1,16 +1,18 @@
 //! The line editor of the chat: history, completion of commands, input of several lines.
 
+use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, Result};
 use reedline::{
     ColumnarMenu, Completer, CompletionResult, DefaultPrompt, DefaultPromptSegment, Emacs,
-    FileBackedHistory, Highlighter, KeyCode, KeyModifiers, MenuBuilder, Reedline, ReedlineEvent,
-    ReedlineMenu, Signal, Span, StyledText, Suggestion, ValidationResult, Validator,
-    default_emacs_keybindings,
+    FileBackedHistory, Highlighter, History, HistoryItem, HistoryItemId, HistorySessionId, KeyCode,
+    KeyModifiers, MenuBuilder, Reedline, ReedlineEvent, ReedlineMenu, SearchQuery, Signal, Span,
+    StyledText, Suggestion, ValidationResult, Validator, default_emacs_keybindings,
 };
 
+use crate::interrupt::Prompting;
 use crate::ui;
 
 const HISTORY_LINES: usize = 1000;
@@ -25,6 +27,8 @@ pub(crate) enum Line {
     Interrupt,
     /// Ctrl-D, or the terminal is gone.
     End,
+    /// A signal asks the program to leave.
+    Leave,
 }
 
 /// A prompt on the terminal. Enter sends; Alt-Enter, or a backslash before Enter, goes on
@@ -49,7 +53,15 @@ impl Editor {
         let mut keys = default_emacs_keybindings();
         let complete = vec![ReedlineEvent::Menu(MENU.to_owned()), ReedlineEvent::MenuNext];
         keys.add_binding(KeyModifiers::NONE, KeyCode::Tab, ReedlineEvent::UntilFound(complete));
-        let mut reedline = Reedline::create()
+        let opened = history.map(|file| FileBackedHistory::with_file(HISTORY_LINES, file.into()));
+        let history = opened.transpose().unwrap_or_else(|error| {
+            ui::warning(format!("the history of this chat is not kept: {error}"));
+            None
+        });
+        let history = Joined(history.unwrap_or_default(), Arc::clone(&continued));
+        let reedline = Reedline::create()
+            .with_history(Box::new(history))
+            .with_break_signal(Prompting::end())
             .use_bracketed_paste(true)
             .with_ansi_colors(ui::colours())
             .with_validator(Box::new(Backslash(Arc::clone(&continued))))
@@ -60,13 +72,6 @@ impl Editor {
                 ColumnarMenu::default().with_name(MENU),
             )))
             .with_edit_mode(Box::new(Emacs::new(keys)));
-        match history.map(|file| FileBackedHistory::with_file(HISTORY_LINES, file.to_owned())) {
-            Some(Ok(history)) => reedline = reedline.with_history(Box::new(history)),
-            Some(Err(error)) => {
-                ui::warning(format!("the history of this chat is not kept: {error}"))
-            }
-            None => {}
-        }
         let prompt = DefaultPrompt::new(DefaultPromptSegment::Empty, DefaultPromptSegment::Empty);
         Self { reedline, prompt, continued }
     }
@@ -74,13 +79,20 @@ impl Editor {
     /// Waits for one input.
     pub(crate) fn read(&mut self) -> Result<Line> {
         self.continued.lock().expect("no holder panics").clear();
-        match self.reedline.read_line(&self.prompt).context("cannot read from the terminal")? {
+        let prompting = Prompting::begin();
+        let signal = self.reedline.read_line(&self.prompt);
+        drop(prompting);
+        match signal.context("cannot read from the terminal")? {
             Signal::Success(text) => {
                 // A closed terminal must not lose the line.
                 let _ = self.reedline.sync_history();
                 Ok(Line::Text(join(text, &self.continued.lock().expect("no holder panics"))))
             }
             Signal::CtrlC => Ok(Line::Interrupt),
+            Signal::ExternalBreak(_) => {
+                ui::message("");
+                Ok(Line::Leave)
+            }
             _ => Ok(Line::End),
         }
     }
@@ -95,6 +107,53 @@ fn join(mut text: String, continued: &[String]) -> String {
         }
     }
     text
+}
+
+/// A history of what was sent, not of what was typed: a recalled backslash would be sent.
+struct Joined(FileBackedHistory, Continued);
+
+impl History for Joined {
+    fn save(&mut self, mut item: HistoryItem) -> reedline::Result<HistoryItem> {
+        let continued = self.1.lock().expect("no holder panics");
+        item.command_line = join(item.command_line, &continued);
+        self.0.save(item)
+    }
+
+    fn load(&self, id: HistoryItemId) -> reedline::Result<HistoryItem> {
+        self.0.load(id)
+    }
+
+    fn count(&self, query: SearchQuery) -> reedline::Result<i64> {
+        self.0.count(query)
+    }
+
+    fn search(&self, query: SearchQuery) -> reedline::Result<Vec<HistoryItem>> {
+        self.0.search(query)
+    }
+
+    fn update(
+        &mut self,
+        id: HistoryItemId,
+        updater: &dyn Fn(HistoryItem) -> HistoryItem,
+    ) -> reedline::Result<()> {
+        self.0.update(id, updater)
+    }
+
+    fn clear(&mut self) -> reedline::Result<()> {
+        self.0.clear()
+    }
+
+    fn delete(&mut self, id: HistoryItemId) -> reedline::Result<()> {
+        self.0.delete(id)
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        self.0.sync()
+    }
+
+    fn session(&self) -> Option<HistorySessionId> {
+        self.0.session()
+    }
 }
 
 /// The terminal's own colour: the editor's white is not seen on a white background.
@@ -156,6 +215,15 @@ mod tests {
         let continued = continued.lock().expect("no holder panics");
         assert_eq!(join("one\\\ntwo\\\nthree".into(), &continued), "one\ntwo\nthree");
         assert_eq!(join("pasted\\\ntext".into(), &continued), "pasted\\\ntext");
+    }
+
+    #[test]
+    fn the_history_keeps_what_was_sent() -> reedline::Result<()> {
+        let continued = Arc::new(Mutex::new(vec!["a\\".to_owned()]));
+        let mut history = Joined(FileBackedHistory::default(), continued);
+        history.save(HistoryItem::from_command_line("a\\\nb"))?;
+        assert_eq!(history.load(HistoryItemId::new(0))?.command_line, "a\nb");
+        Ok(())
     }
 
     #[test]

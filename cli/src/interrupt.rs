@@ -1,7 +1,9 @@
 //! Ctrl-C. While an answer is being written the first one stops the answer and keeps what
-//! came; the second, or one at any other time, leaves with exit code 130.
+//! came; the second, or one at any other time, leaves with exit code 130. The chat's prompt is
+//! asked to end first: it holds the terminal. (There the key itself is the editor's, not ours.)
 
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Arc, LazyLock};
 
 use anyhow::{Context, Result};
 
@@ -10,16 +12,22 @@ pub(crate) const EXIT_CODE: u8 = 130;
 
 const IDLE: u8 = 0;
 const ANSWERING: u8 = 1;
-const STOP_ASKED: u8 = 2;
+const PROMPTING: u8 = 2;
+const STOP_ASKED: u8 = 3;
 
 static STATE: AtomicU8 = AtomicU8::new(IDLE);
+
+static END_PROMPT: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
 
 /// Takes over Ctrl-C for the whole process.
 pub(crate) fn install() -> Result<()> {
     ctrlc::set_handler(|| {
-        let first =
-            STATE.compare_exchange(ANSWERING, STOP_ASKED, Ordering::SeqCst, Ordering::SeqCst);
-        if first.is_err() {
+        let first = |state: u8| {
+            STATE.compare_exchange(state, STOP_ASKED, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+        };
+        if first(PROMPTING) {
+            END_PROMPT.store(true, Ordering::SeqCst);
+        } else if !first(ANSWERING) {
             leave();
         }
     })
@@ -44,6 +52,29 @@ impl Answering {
 }
 
 impl Drop for Answering {
+    fn drop(&mut self) {
+        STATE.store(IDLE, Ordering::SeqCst);
+    }
+}
+
+/// Held while the chat's prompt has the terminal in its own mode.
+#[derive(Debug)]
+pub(crate) struct Prompting;
+
+impl Prompting {
+    /// From now on the first signal only sets [`Prompting::end`].
+    pub(crate) fn begin() -> Self {
+        STATE.store(PROMPTING, Ordering::SeqCst);
+        Self
+    }
+
+    /// What the prompt watches: once true, it is to give the terminal back.
+    pub(crate) fn end() -> Arc<AtomicBool> {
+        Arc::clone(&END_PROMPT)
+    }
+}
+
+impl Drop for Prompting {
     fn drop(&mut self) {
         STATE.store(IDLE, Ordering::SeqCst);
     }

@@ -1,14 +1,15 @@
 //! From what was typed, the environment and the model folder to what the engine needs.
 
+use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use clap::CommandFactory;
 use clap::error::ErrorKind;
 use glm_backends::device::{self, OpenDevice, Selection};
 use glm_models::config::Config;
-use glm_runtime::hub::{self, DownloadProgress, Extent, FileProgress, HubConfig};
+use glm_runtime::hub::{self, DownloadProgress, FileProgress, HubConfig, Wanted};
 use glm_runtime::load::{Checkpoint, GenerationDefaults, ModelFiles};
 use glm_runtime::{Engine, EngineConfig, LoadProgress, Request, RequestError, SamplingParams};
 use glm_server::parse::Start;
@@ -90,6 +91,19 @@ impl ModelChoice {
         }
     }
 
+    /// Says that what names a place on a hub has no effect on a model that is here.
+    pub(crate) fn note_unused(&self, source: &SourceArgs) {
+        if matches!(self, Self::HubId(_)) {
+            return;
+        }
+        let unused = match (&source.revision, source.hub) {
+            (Some(_), _) => "--revision",
+            (None, args::Hub::Modelscope) => "--hub",
+            (None, args::Hub::Huggingface) => return,
+        };
+        ui::warning(format!("{unused} is not used: {} is not a hub model", self.name()));
+    }
+
     /// Its name in notes.
     pub(crate) fn name(&self) -> String {
         match self {
@@ -106,9 +120,11 @@ impl ModelChoice {
             Self::BuiltIn => ModelFiles::from_embedded(&builtin::MODEL),
             Self::Folder(folder) => ModelFiles::open(folder),
             Self::HubId(id) => {
-                let (config, _) = self.describe(source)?;
-                Engine::check(&config, &place.device, &place.config)?;
-                ModelFiles::open(&download(id, source, Extent::Whole)?)
+                let check = |folder: &Path| {
+                    let config = read_config(folder)?;
+                    Ok(Engine::check(&config, &place.device, &place.config)?)
+                };
+                ModelFiles::open(&download(id, source, Wanted::Whole { check: &check })?)
             }
         }?)
     }
@@ -120,17 +136,21 @@ impl ModelChoice {
             Self::BuiltIn => ModelFiles::from_embedded(&builtin::MODEL)?,
             Self::Folder(folder) => ModelFiles::open(folder)?,
             Self::HubId(id) => {
-                let folder = download(id, source, Extent::Description)?;
-                let path = folder.join("config.json");
-                let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
-                return Ok((Config::from_json(&text, &path)?, Checkpoint::open(&folder).ok()));
+                let folder = download(id, source, Wanted::Description)?;
+                return Ok((read_config(&folder)?, Checkpoint::open(&folder).ok()));
             }
         };
         Ok((files.config, Some(files.checkpoint)))
     }
 }
 
-fn download(id: &str, source: &SourceArgs, extent: Extent) -> Result<PathBuf> {
+fn read_config(folder: &Path) -> Result<Config> {
+    let path = folder.join("config.json");
+    let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+    Ok(Config::from_json(&text, &path)?)
+}
+
+fn download(id: &str, source: &SourceArgs, wanted: Wanted<'_>) -> Result<PathBuf> {
     let hub = match source.hub {
         args::Hub::Huggingface => hub::Hub::HuggingFace,
         args::Hub::Modelscope => hub::Hub::ModelScope,
@@ -138,23 +158,41 @@ fn download(id: &str, source: &SourceArgs, extent: Extent) -> Result<PathBuf> {
     let home = env::home_dir().unwrap_or_default();
     let mut config = HubConfig::from_lookup(hub, &variable, &home);
     config.revision.clone_from(&source.revision);
-    let transfers = Transfers { bar: ui::Bar::bytes("") };
-    Ok(hub::resolve(&config, id, extent, &transfers)?)
+    Ok(hub::resolve(&config, id, wanted, &Transfers::default())?)
 }
 
-/// One bar for all files of a model.
+/// A bar for each transfer of a file.
+#[derive(Default)]
 struct Transfers {
-    bar: ui::Bar,
+    /// The bar of the file with this index.
+    bar: RefCell<Option<(usize, ui::Bar)>>,
 }
 
 impl DownloadProgress for Transfers {
     fn update(&self, file: &FileProgress<'_>) {
-        self.bar.name(format!("{} ({} of {})", file.name, file.index, file.files));
-        self.bar.set(file.done_bytes, file.total_bytes);
+        let mut bar = self.bar.borrow_mut();
+        // The old bar leaves its line before the new one takes it.
+        bar.take_if(|(index, _)| *index != file.index);
+        let (_, bar) = bar.get_or_insert_with(|| {
+            let name = format!("[{}/{}] {}", file.index, file.files, short(file.name));
+            (file.index, ui::Bar::bytes_after(name, file.done_bytes))
+        });
+        bar.set(file.done_bytes, file.total_bytes);
     }
 
     fn note(&self, text: &str) {
+        // Whatever comes next, another attempt say, is a transfer of its own.
+        self.bar.take();
         ui::note(text);
+    }
+}
+
+/// A file's name in at most 22 characters, so that 80 columns have room for the bar.
+fn short(name: &str) -> String {
+    let name = name.strip_suffix(".safetensors").unwrap_or(name);
+    match name.chars().count() {
+        0..=22 => name.to_owned(),
+        length => format!("…{}", name.chars().skip(length - 21).collect::<String>()),
     }
 }
 
@@ -253,6 +291,7 @@ pub(crate) fn render(
     let prompt = template
         .render(&conversation.chat_input(arguments))
         .context("cannot render the chat template")?;
+    ensure!(!prompt.is_empty(), "the chat template makes an empty prompt of these messages");
     Ok((files.tokenizer.encode(&prompt)?, Start::after(&prompt)))
 }
 
@@ -333,6 +372,17 @@ mod tests {
             assert!(ModelChoice::new(Some(wrong)).is_err(), "{wrong}");
         }
         Ok(())
+    }
+
+    #[test]
+    fn names_of_files_leave_room_for_the_bar() {
+        for (name, wanted) in [
+            ("model-00001-of-00046.safetensors", "model-00001-of-00046"),
+            ("generation_config.json", "generation_config.json"),
+            ("model.safetensors.index.json", "…afetensors.index.json"),
+        ] {
+            assert_eq!(short(name), wanted);
+        }
     }
 
     #[test]

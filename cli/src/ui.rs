@@ -10,7 +10,7 @@ use std::{panic, thread};
 use anstream::{AutoStream, ColorChoice};
 use anstyle::Style;
 use glm_server::parse::Part;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 const DIM: Style = Style::new().dimmed();
 
@@ -241,6 +241,18 @@ impl Bar {
         Self::new("{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}", what)
     }
 
+    /// Counts bytes, the first `done` of which are not of this run and do not count for the speed.
+    pub(crate) fn bytes_after(what: impl Into<String>, done: u64) -> Self {
+        let bar = Self::bytes(what);
+        // The bar learns, unseen, where it starts, and forgets how fast it got there.
+        bar.bar.set_draw_target(ProgressDrawTarget::hidden());
+        bar.set(done, done);
+        bar.bar.tick();
+        bar.bar.reset_eta();
+        bar.bar.set_draw_target(ProgressDrawTarget::stderr());
+        bar
+    }
+
     /// Counts tokens.
     pub(crate) fn tokens(what: impl Into<String>) -> Self {
         Self::new("{msg} {wide_bar} {pos}/{len} tokens {eta}", what)
@@ -249,7 +261,7 @@ impl Bar {
     fn new(template: &str, what: impl Into<String>) -> Self {
         let style = ProgressStyle::with_template(template);
         let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
-        Self { bar: ProgressBar::new(0).with_style(style).with_message(what.into()) }
+        Self { bar: ProgressBar::new(0).with_style(style).with_message(printable(&what.into())) }
     }
 
     /// How much is done, of how much.
@@ -258,11 +270,6 @@ impl Bar {
             self.bar.set_length(total);
         }
         self.bar.set_position(done);
-    }
-
-    /// What is being done.
-    pub(crate) fn name(&self, what: impl Into<String>) {
-        self.bar.set_message(what.into());
     }
 }
 

@@ -1,15 +1,16 @@
 //! Models from a stand-in of the hubs. Every test looks at the requests that it got.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::Path;
 
-use glm_runtime::hub::{Extent, Hub, HubConfig, HubError, resolve};
+use glm_runtime::hub::{Hub, HubConfig, HubError, Wanted, resolve};
 
 #[path = "hub/stand_in.rs"]
 mod stand_in;
 
-use stand_in::{FIRST, Fixture, INDEX, MODEL, NEW, OLD, SECOND, files, hash, serve};
+use stand_in::{FIRST, Fixture, INDEX, MODEL, NEW, OLD, SECOND, WHOLE, files, hash, serve};
 
 /// Where a connection is cut.
 const BREAK: usize = 70_000;
@@ -76,11 +77,13 @@ fn a_broken_transfer_is_tried_again_in_the_same_run() {
 fn other_bytes_than_announced_are_not_kept() {
     for hub in [Hub::HuggingFace, Hub::ModelScope] {
         let mut fixture = Fixture::new(hub);
-        fixture.model().spoils = Some(SECOND);
+        fixture.config.max_retries = 5;
+        fixture.model().spoils = Some((SECOND, 6));
         let error = fixture.refusal();
         assert!(error.contains(SECOND) && error.contains("SHA-256"), "{error}");
-        fixture.config.max_retries = 1;
-        fixture.model().spoils = Some(SECOND);
+        // Fetched anew once, and not again: both were whole.
+        assert_eq!(fixture.model().spoils, Some((SECOND, 4)));
+        fixture.model().spoils = Some((SECOND, 1));
         fixture.resolve_to(OLD);
     }
 }
@@ -159,7 +162,7 @@ fn an_unknown_revision_or_model_is_named() {
     let error = resolve(
         &HubConfig { revision: None, ..fixture.config.clone() },
         "zai-org/none",
-        Extent::Whole,
+        WHOLE,
         &(),
     )
     .unwrap_err();
@@ -214,7 +217,8 @@ fn offline_never_asks_and_names_what_is_missing() {
         let mut fixture = Fixture::new(hub);
         fixture.config.offline = true;
         let error = fixture.refusal();
-        assert!(error.contains("model.safetensors") && error.contains("config.json"), "{error}");
+        assert!(error.contains("no known commit of `ma"), "{error}");
+        assert!(error.contains("unset HF_HUB_OFFLINE"), "{error}");
         fixture.config.offline = false;
         let folder = fixture.resolve_to(OLD);
         fixture.requests();
@@ -245,7 +249,7 @@ fn without_a_hub_the_cache_stands_in() {
     fixture.config.endpoint = live;
     fixture.resolve_to(OLD);
     let count = fixture.requests().len();
-    for status in [None, Some(503), Some(401)] {
+    for status in [None, Some(503), Some(401), Some(200)] {
         match status {
             None => fixture.config.endpoint = Some(dead.clone()),
             Some(_) => fixture.config.endpoint = Some(serve(&fixture.model, true)),
@@ -254,8 +258,10 @@ fn without_a_hub_the_cache_stands_in() {
         fixture.resolve_to(OLD);
         let note = fixture.log.notes.lock().unwrap().pop().unwrap();
         assert!(note.contains("using the copy in"), "{note}");
+        let is_html = status == Some(200);
+        assert_eq!(note.contains("the hub's answer is not JSON"), is_html, "{note}");
     }
-    assert!(count > 2 && fixture.requests().len() == 2);
+    assert!(count > 2 && fixture.requests().len() == 3);
 }
 
 #[test]
@@ -263,7 +269,7 @@ fn a_description_comes_without_the_weights() {
     for hub in [Hub::HuggingFace, Hub::ModelScope] {
         let mut fixture = Fixture::new(hub);
         let describe =
-            |config: &HubConfig| resolve(config, MODEL, Extent::Description, &()).unwrap();
+            |config: &HubConfig| resolve(config, MODEL, Wanted::Description, &()).unwrap();
         let folder = describe(&fixture.config);
         assert!(folder.join("config.json").is_file() && folder.join(INDEX).is_file());
         assert!(!folder.join(FIRST).exists() && !folder.join(SECOND).exists());
@@ -271,12 +277,82 @@ fn a_description_comes_without_the_weights() {
         let weights = |path: &str| path.ends_with(FIRST) || path.ends_with(SECOND);
         assert!(asked.iter().all(|request| !weights(&request.path)), "{asked:#?}");
 
+        // Without a hub it is still known.
+        fixture.config.offline = true;
+        assert_eq!(describe(&fixture.config), folder);
+        let error = fixture.refusal();
+        assert!(error.contains(FIRST) && !error.contains("config.json"), "{error}");
+        fixture.config.offline = false;
+
         // A later description does not hide the weights of an earlier snapshot.
         let whole = fixture.resolve_to(OLD);
         fixture.model().references.extend([("main", NEW), ("master", NEW)]);
         assert_ne!(describe(&fixture.config), whole);
         fixture.config.offline = true;
         assert_eq!(fixture.resolve().unwrap(), whole);
+    }
+}
+
+#[test]
+fn a_later_description_replaces_one_without_weights() {
+    for hub in [Hub::HuggingFace, Hub::ModelScope] {
+        let mut fixture = Fixture::new(hub);
+        let describe =
+            |config: &HubConfig| resolve(config, MODEL, Wanted::Description, &()).unwrap();
+        let old = describe(&fixture.config);
+        fixture.model().references.extend([("main", NEW), ("master", NEW)]);
+        let new = describe(&fixture.config);
+        assert_ne!(old, new);
+        fixture.config.offline = true;
+        assert_eq!(describe(&fixture.config), new);
+    }
+}
+
+#[test]
+fn the_check_comes_between_description_and_weights() {
+    for hub in [Hub::HuggingFace, Hub::ModelScope] {
+        let mut fixture = Fixture::new(hub);
+        fixture.config.revision = Some("main".to_owned());
+        let checked = RefCell::new(Vec::new());
+        let check_described = |folder: &Path| {
+            assert!(folder.join("config.json").is_file() && folder.join(INDEX).is_file());
+            checked.borrow_mut().push(folder.to_owned());
+        };
+        let refuse = |folder: &Path| {
+            check_described(folder);
+            Err("too large".into())
+        };
+        let refuse = Wanted::Whole { check: &refuse };
+        let accept = |folder: &Path| {
+            check_described(folder);
+            assert!(!folder.join(FIRST).exists());
+            Ok(())
+        };
+        let accept = Wanted::Whole { check: &accept };
+        let is_listing = |request: &&stand_in::Request| request.path.starts_with("/api/");
+
+        let error = resolve(&fixture.config, MODEL, refuse, &()).unwrap_err();
+        assert!(matches!(error, HubError::Refused(_)) && error.to_string() == "too large");
+        let asked = fixture.requests();
+        let weights = |path: &str| path.ends_with(FIRST) || path.ends_with(SECOND);
+        assert!(asked.iter().all(|request| !weights(&request.path)), "{asked:#?}");
+
+        // What is fetched is what was checked, though the revision moves.
+        fixture.model().moves_to = Some(NEW);
+        let old = resolve(&fixture.config, MODEL, accept, &()).unwrap();
+        assert_eq!(fixture.requests().iter().filter(is_listing).count(), 1);
+        assert_eq!(fs::read(old.join(FIRST)).unwrap(), files(1)[FIRST]);
+
+        // A copy is checked too, with and without asking the hub.
+        fixture.model().refuses = Some(503);
+        let error = resolve(&fixture.config, MODEL, refuse, &fixture.log).unwrap_err();
+        assert_eq!(error.to_string(), "too large");
+        assert_eq!(fixture.requests().len(), 1);
+        assert_eq!(fixture.log.notes.lock().unwrap().len(), 1);
+        fixture.config.offline = true;
+        resolve(&fixture.config, MODEL, refuse, &()).unwrap_err();
+        assert_eq!(fixture.requests().len(), 0);
+        assert_eq!(*checked.borrow(), vec![old; 4]);
     }
 }
 
@@ -359,7 +435,9 @@ fn a_full_disk_is_said_and_nothing_is_taken_for_whole() {
     std::os::unix::fs::symlink("/dev/full", &part).unwrap();
     let error = fixture.resolve().unwrap_err();
     assert!(matches!(&error, HubError::DiskFull { path } if *path == part), "{error}");
-    assert!(!fixture.cache("models--zai-org--tiny/refs/main").exists());
+    let offline = HubConfig { offline: true, ..fixture.config.clone() };
+    let error = resolve(&offline, MODEL, WHOLE, &()).unwrap_err().to_string();
+    assert!(error.contains(FIRST), "{error}");
     fs::remove_file(part).unwrap();
     fixture.resolve_to(OLD);
     assert!(fixture.requests().iter().any(|request| request.path.ends_with(SECOND)));

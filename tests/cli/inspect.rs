@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::{SUM, ended, glm, text};
+use super::{SUM, built_in, ended, glm, text};
 use crate::support::glm_command;
 
 #[test]
@@ -44,9 +44,8 @@ fn inspect_needs_no_weights_of_a_hub_model() {
     fs::create_dir_all(repository.join("refs")).expect("created");
     fs::write(repository.join("refs/main"), "0123456789abcdef0123456789abcdef01234567")
         .expect("written");
-    let built_in = Path::new(env!("CARGO_MANIFEST_DIR")).join("../cli/assets/glm-tiny");
     for file in ["config.json", "tokenizer.json"] {
-        fs::copy(built_in.join(file), snapshot.join(file)).expect("copied");
+        fs::copy(built_in().join(file), snapshot.join(file)).expect("copied");
     }
     let offline = |arguments: &[&str]| {
         let mut command = glm_command();
@@ -102,6 +101,8 @@ fn inspect_writes_logits_whole_or_not_at_all() {
     let bytes = fs::read(&out).expect("written");
     let file = safetensors::SafeTensors::deserialize(&bytes).expect("safetensors");
     assert_eq!(file.names(), ["logits"]);
+    let mode = |path| fs::metadata(path).expect("there").permissions();
+    assert_eq!(mode(&out), mode(&ids), "as any other file of this user");
     assert_eq!(file.tensor("logits").expect("there").shape(), [3, 2048]);
 
     assert_eq!(logits("[1990, 1992, 1995]", &out, &["--trace"]).code, Some(0));
@@ -124,6 +125,21 @@ fn inspect_writes_logits_whole_or_not_at_all() {
         2,
         "no temporary file is left"
     );
+}
+
+#[test]
+fn places_on_a_hub_mean_nothing_elsewhere() {
+    for (arguments, said) in [
+        (&["inspect", "--revision", "v1"][..], "warning: --revision is not used: glm-tiny"),
+        (&["inspect", text(&built_in()), "--revision", "v1"], "warning: --revision is not used"),
+        (&["inspect", text(&built_in()), "--hub", "modelscope"], "warning: --hub is not used"),
+    ] {
+        let warned = glm(arguments);
+        assert_eq!(warned.code, Some(0), "{warned:?}");
+        assert!(warned.stderr.starts_with(said), "{warned:?}");
+        assert_eq!(warned.stderr.lines().count(), 1, "{warned:?}");
+    }
+    assert_eq!(glm(&["inspect"]).stderr, "");
 }
 
 #[test]

@@ -74,6 +74,7 @@ pub(crate) fn chat(mut session: Session) -> Result<Outcome> {
     loop {
         next = match editor.read()? {
             Line::End => return Ok(Outcome::Done),
+            Line::Leave => return Ok(Outcome::Interrupted),
             Line::Interrupt if next == Next::PromptAfterInterrupt => {
                 return Ok(Outcome::Interrupted);
             }
@@ -190,11 +191,16 @@ impl Session {
     }
 
     /// Sends a message and shows the answer. A message that fails is forgotten again, so
-    /// that the next one does not fail for the same reason.
+    /// that the next one does not fail for the same reason; so is one without any answer.
     fn say(&mut self, text: &str) -> Result<Next> {
         let before = self.conversation.messages.len();
         self.conversation.push_user(text);
-        self.reply().inspect_err(|_| self.conversation.messages.truncate(before))
+        let next = self.reply();
+        let answered = self.conversation.messages.len() > before + 1;
+        if !answered {
+            self.conversation.messages.truncate(before);
+        }
+        next
     }
 
     fn reply(&mut self) -> Result<Next> {
@@ -212,6 +218,11 @@ impl Session {
         let answer =
             answer(&mut self.engine, &self.request, Some(start), &mut |part| printer.part(part))?;
         printer.finish()?;
+        let stopped_early = answer.text.is_empty() && answer.reasoning.is_none();
+        if answer.completion.finish == Finish::Aborted && stopped_early {
+            ui::note("stopped before the answer: the message is forgotten; Ctrl-C again leaves");
+            return Ok(Next::PromptAfterInterrupt);
+        }
         self.conversation.push_assistant(&answer.text, answer.reasoning.as_deref());
         let completion = answer.completion;
         if self.verbose {

@@ -17,6 +17,7 @@ use crate::ui;
 /// Prints what the headers say, or runs the forward pass that was asked for.
 pub(crate) fn inspect(args: &InspectArgs) -> Result<Outcome> {
     let model = ModelChoice::new(args.model.as_deref())?;
+    model.note_unused(&args.source);
     if let (Some(ids), Some(out)) = (&args.logits, &args.out) {
         return logits::forward(args, &model, ids, out);
     }

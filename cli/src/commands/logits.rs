@@ -1,12 +1,14 @@
 //! `glm inspect --logits`: one forward pass, written to a file.
 
-use std::borrow::Cow;
+use std::cmp::Reverse;
 use std::fs;
+use std::io::Write;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 use glm_runtime::{TensorRecord, Values};
-use safetensors::{Dtype, View};
+use safetensors::Dtype;
+use safetensors::tensor::{Metadata, TensorInfo};
 use serde_json::Value;
 
 use super::Outcome;
@@ -32,13 +34,10 @@ pub(crate) fn forward(
     ensure!(found <= context, "{found} token ids, wanted at most the context of {context}");
     let mut engine = place.load(files)?;
     let records = engine.trace_forward(&token_ids, args.trace)?;
-    let written = records.len();
-    files::write(out, |file| {
-        let views = records.iter().map(|(name, record)| (name, Record(record)));
-        Ok(safetensors::serialize_to_file(views, None, file.path())?)
-    })?;
+    files::write(out, |file| write(file, &records))?;
     ui::note(format!(
-        "wrote {written} tensors for {} tokens to {}",
+        "wrote {} tensors for {} tokens to {}",
+        records.len(),
         token_ids.len(),
         out.display()
     ));
@@ -66,38 +65,52 @@ fn token_ids(text: &str, vocab_size: usize) -> Result<Vec<u32>> {
     values.iter().enumerate().map(id).collect()
 }
 
-/// A record as the file format wants it: little-endian bytes, made when they are written.
-struct Record<'a>(&'a TensorRecord);
-
-impl View for Record<'_> {
-    fn dtype(&self) -> Dtype {
-        match self.0.values {
-            Values::F32(_) => Dtype::F32,
-            Values::I64(_) => Dtype::I64,
-        }
-    }
-
-    fn shape(&self) -> &[usize] {
-        &self.0.shape
-    }
-
-    fn data(&self) -> Cow<'_, [u8]> {
-        match &self.0.values {
-            Values::F32(values) => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
-            Values::I64(values) => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
-        }
-    }
-
-    fn data_len(&self) -> usize {
-        match &self.0.values {
+/// Writes a safetensors file tensor by tensor: the values of a long prompt are gigabytes, and
+/// the library would hold them twice, or make a file of its own that only the owner can read.
+fn write(out: &mut impl Write, records: &[(String, TensorRecord)]) -> Result<()> {
+    let mut records: Vec<_> = records.iter().collect();
+    // The widest values first keep all of them aligned.
+    records.sort_by_key(|(name, record)| (Reverse(dtype(record)), name));
+    let mut end = 0;
+    let place = |(name, record): &&(String, TensorRecord)| {
+        let start = end;
+        end += match &record.values {
             Values::F32(values) => size_of_val(values.as_slice()),
             Values::I64(values) => size_of_val(values.as_slice()),
-        }
+        };
+        let shape = record.shape.clone();
+        (name.clone(), TensorInfo { dtype: dtype(record), shape, data_offsets: (start, end) })
+    };
+    let metadata = Metadata::new(None, records.iter().map(place).collect())?;
+    let mut header = serde_json::to_vec(&metadata)?;
+    header.resize(header.len().next_multiple_of(8), b' ');
+    out.write_all(&(header.len() as u64).to_le_bytes())?;
+    out.write_all(&header)?;
+    for (_, record) in records {
+        out.write_all(&bytes(record))?;
+    }
+    Ok(())
+}
+
+fn dtype(record: &TensorRecord) -> Dtype {
+    match record.values {
+        Values::F32(_) => Dtype::F32,
+        Values::I64(_) => Dtype::I64,
+    }
+}
+
+/// The values, little-endian.
+fn bytes(record: &TensorRecord) -> Vec<u8> {
+    match &record.values {
+        Values::F32(values) => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
+        Values::I64(values) => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use safetensors::SafeTensors;
+
     use super::*;
 
     #[test]
@@ -120,10 +133,20 @@ mod tests {
     }
 
     #[test]
-    fn records_become_little_endian_bytes() {
-        let record = TensorRecord { shape: vec![1, 2], values: Values::I64(vec![1, -1]) };
-        let view = Record(&record);
-        assert_eq!((view.dtype(), view.data_len(), view.shape()), (Dtype::I64, 16, &[1, 2][..]));
-        assert_eq!(view.data()[..9], [1, 0, 0, 0, 0, 0, 0, 0, 255]);
+    fn records_are_written_aligned_and_little_endian() -> Result<()> {
+        let record = |shape: &[usize], values| TensorRecord { shape: shape.to_vec(), values };
+        let records = [
+            ("a".to_owned(), record(&[1], Values::F32(vec![0.5]))),
+            ("b".to_owned(), record(&[1, 2], Values::I64(vec![1, -1]))),
+        ];
+        let mut file = Vec::new();
+        write(&mut file, &records)?;
+        let read = SafeTensors::deserialize(&file)?;
+        let (a, b) = (read.tensor("a")?, read.tensor("b")?);
+        assert_eq!((a.dtype(), a.shape(), a.data()), (Dtype::F32, &[1][..], &[0, 0, 0, 63][..]));
+        assert_eq!((b.dtype(), b.shape()), (Dtype::I64, &[1, 2][..]));
+        assert_eq!(b.data()[..9], [1, 0, 0, 0, 0, 0, 0, 0, 255]);
+        assert_eq!(b.data().as_ptr().addr().wrapping_sub(file.as_ptr().addr()) % 8, 0);
+        Ok(())
     }
 }

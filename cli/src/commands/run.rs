@@ -2,7 +2,7 @@
 
 use std::io;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail};
 use clap::error::ErrorKind;
 use glm_runtime::{Completion, Engine, Request, Timings};
 use glm_server::parse::{Part, Start};
@@ -26,6 +26,7 @@ enum Source {
 pub(crate) fn run(args: &RunArgs) -> Result<Outcome> {
     let (model, prompt) = resolve::model_and_prompt(args)?;
     let model = ModelChoice::new(model)?;
+    model.note_unused(&args.model.source);
     let source = source(args, prompt)?;
     let place = Place::open(&args.model.engine)?;
     if model == ModelChoice::BuiltIn {
@@ -84,6 +85,8 @@ fn source(args: &RunArgs, prompt: Option<&str>) -> Result<Source> {
         return Conversation::read(path).map(Source::Messages);
     }
     let interactive = ui::is_interactive();
+    // A positional that is not the prompt: perhaps it was meant to be.
+    let model = args.first.as_deref().filter(|_| prompt.is_none());
     let prompt = match prompt {
         Some(prompt) => prompt.to_owned(),
         None if interactive && (args.output.json || args.prompt.raw) => {
@@ -101,11 +104,18 @@ fn source(args: &RunArgs, prompt: Option<&str>) -> Result<Source> {
         }
     };
     let empty = if args.prompt.raw { prompt.is_empty() } else { prompt.trim().is_empty() };
-    ensure!(
-        !empty,
-        "the prompt is empty: give PROMPT or text on standard input, or start a chat on a terminal"
-    );
-    Ok(Source::Prompt(prompt))
+    match model {
+        _ if !empty => Ok(Source::Prompt(prompt)),
+        Some(model) => bail!(
+            "the prompt is empty: `{model}` was taken as the MODEL; if it is the prompt, \
+             name the model with -m, for example -m {}",
+            builtin::NAME
+        ),
+        None => bail!(
+            "the prompt is empty: give PROMPT or text on standard input, or start a chat on a \
+             terminal"
+        ),
+    }
 }
 
 fn once(

@@ -35,16 +35,11 @@ impl RepoCache {
 
     /// The folder of the last known commit of `revision`, where every file of `extent` is there.
     pub(super) fn snapshot(&self, revision: &str, extent: Extent) -> Result<PathBuf, HubError> {
-        let mut commit = revision.to_owned();
-        if !self.snapshot_path(revision).is_dir() {
-            let reference = fs::read_to_string(self.folder.join("refs").join(revision));
-            commit = reference
-                .ok()
-                .map(|text| text.trim().to_owned())
-                .filter(|text| is_plain_name(text))
-                .unwrap_or(commit);
-        }
-        let folder = self.snapshot_path(&commit);
+        let folder = self.snapshot_path(revision);
+        let folder = match folder.is_dir() {
+            true => folder,
+            false => self.snapshot_path(&self.read_reference(revision)?),
+        };
         let mut missing = vec![CONFIG.to_owned(), "tokenizer.json".to_owned()];
         if extent == Extent::Whole {
             missing.extend(weights(&folder)?);
@@ -111,6 +106,17 @@ impl RepoCache {
             .or_else(|_| fs::hard_link(&path, &link))
             .or_else(|_| fs::rename(&path, &link))
             .map_err(|source| HubError::disk(&link, source))
+    }
+
+    /// The last known commit of `revision`.
+    fn read_reference(&self, revision: &str) -> Result<String, HubError> {
+        let text = fs::read_to_string(self.folder.join("refs").join(revision)).unwrap_or_default();
+        let commit = Some(text.trim()).filter(|text| is_plain_name(text));
+        commit.map(str::to_owned).ok_or_else(|| HubError::NoKnownCommit {
+            id: self.id.clone(),
+            revision: revision.to_owned(),
+            folder: self.folder.clone(),
+        })
     }
 
     /// Notes which commit a revision is, for when the hub cannot be asked.

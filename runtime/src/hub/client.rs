@@ -148,7 +148,10 @@ impl Answer {
     pub(super) fn json<T: serde::de::DeserializeOwned>(self) -> Result<T, HubError> {
         let Self { url, mut response, .. } = self;
         response.body_mut().read_json().map_err(|source| match source {
-            ureq::Error::Json(error) => HubError::Malformed { url, what: error.to_string() },
+            ureq::Error::Json(error) if !error.is_io() => {
+                let what = if error.is_data() { "not what was asked for" } else { "not JSON" };
+                HubError::Malformed { url, what: format!("the hub's answer is {what}: {error}") }
+            }
             source => HubError::Unreachable { origin: url, source: Box::new(source) },
         })
     }

@@ -27,7 +27,8 @@ pub struct HubConfig {
     pub offline: bool,
     /// Branch, tag or commit; `None` is the hub's default branch.
     pub revision: Option<String>,
-    /// How often a file whose transfer broke is tried again before giving up.
+    /// How often a file whose transfer broke is tried again before giving up; one whose bytes are
+    /// not those announced is tried again once at most.
     pub max_retries: usize,
 }
 

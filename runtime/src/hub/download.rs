@@ -34,11 +34,16 @@ impl Download<'_> {
         }
         let mut report = FileProgress { name, index, files, done_bytes: 0, total_bytes: 0 };
         let mut failures = 0;
+        let mut was_corrupt = false;
+        let most = self.config.max_retries;
         loop {
             match self.attempt(&mut report) {
-                Err(error) if error.is_transient() && failures < self.config.max_retries => {
+                // Wrong bytes twice are what the hub has.
+                Err(error @ HubError::Corrupt { .. }) if was_corrupt => return Err(error),
+                Err(error) if error.is_transient() && failures < most => {
                     failures += 1;
-                    let (error, most) = (error.chain(), self.config.max_retries);
+                    was_corrupt |= matches!(error, HubError::Corrupt { .. });
+                    let error = error.chain();
                     self.progress.note(&format!("{error}; trying again ({failures} of {most})"));
                     // At once, then after 1, 2, 4, .. seconds.
                     let seconds = if failures == 1 { 0 } else { 1 << (failures - 2).min(5) };

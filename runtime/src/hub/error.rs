@@ -1,11 +1,9 @@
-use std::error::Error as _;
+use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::{io, iter};
 
-use thiserror::Error;
-
 /// Why a model name did not become a folder. The causes of network and disk errors are their sources.
-#[derive(Debug, Error)]
+#[derive(Debug, thiserror::Error)]
 pub enum HubError {
     /// The name cannot be one at a hub.
     #[error("`{id}` is not a model name: wanted owner/name of letters, digits, `-`, `_` and `.`")]
@@ -85,7 +83,7 @@ pub enum HubError {
         source: io::Error,
     },
     /// All bytes came, but not those that the hub announced.
-    #[error("`{file}`: its SHA-256 is {found}, wanted {wanted}; it was deleted, fetch it again")]
+    #[error("`{file}`: its SHA-256 is {found}, wanted {wanted}; it was deleted")]
     Corrupt {
         /// The file.
         file: String,
@@ -118,6 +116,22 @@ pub enum HubError {
         /// Names of files.
         missing: Vec<String>,
     },
+    /// Offline, and the cache does not know what the revision is.
+    #[error(
+        "`{id}`: no known commit of `{revision}` in {}; downloads are off, unset HF_HUB_OFFLINE to fetch it",
+        folder.display()
+    )]
+    NoKnownCommit {
+        /// The model.
+        id: String,
+        /// As given, or the hub's default.
+        revision: String,
+        /// The model's folder in the cache, there or not.
+        folder: PathBuf,
+    },
+    /// What the caller's [`Check`](super::Check) says, in its words.
+    #[error(transparent)]
+    Refused(Box<dyn Error + Send + Sync>),
     /// No room.
     #[error("{}: the disk is full; free some room and run again, what is there is kept", path.display())]
     DiskFull {
@@ -167,7 +181,8 @@ impl HubError {
 
     /// Whether the hub's state is unknown, so that the last known state may be used.
     pub(super) fn cache_may_stand_in(&self) -> bool {
-        matches!(self, Self::Unreachable { .. } | Self::Denied { .. }) || self.is_transient()
+        matches!(self, Self::Unreachable { .. } | Self::Denied { .. } | Self::Malformed { .. })
+            || self.is_transient()
     }
 }
 

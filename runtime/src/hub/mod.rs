@@ -17,8 +17,8 @@
 //! ```
 //!
 //! A blob gets its name only when its size, and its SHA-256 where the hub names it by that, are what
-//! the hub announced and it is on the disk; a snapshot's revision is written to `refs/` only when all
-//! its files are there.
+//! the hub announced and it is on the disk. `refs/` names a snapshot when all its files are there;
+//! until a revision has such a snapshot, it names the last one whose small files are there.
 //!
 //! - `config`: what to ask whom, from environment variables that the caller looks up
 //! - `cache`: folders, links, references, locks
@@ -28,7 +28,9 @@
 //! - `huggingface`, `modelscope`: what the two hubs say differently
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::error::Error;
+use std::fmt;
+use std::path::{Path, PathBuf};
 
 mod cache;
 mod client;
@@ -60,35 +62,46 @@ const SMALL: [&str; 5] = [
 ];
 
 /// How much of a model is wanted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Extent {
+#[derive(Clone, Copy)]
+pub enum Wanted<'a> {
     /// All but the weights: enough to know whether and how the model runs.
     Description,
     /// Everything.
-    Whole,
+    Whole {
+        /// Whether the weights are worth their download; see [`Check`].
+        check: Check<'a>,
+    },
 }
 
-/// Finds the model `id` at `config.revision`, downloads what the cache lacks of `extent`, and gives
-/// its folder.
+/// Is given the model's folder once its description is there and before any weight is asked for. Its
+/// error ends [`resolve`] as [`HubError::Refused`].
+pub type Check<'a> = &'a dyn Fn(&Path) -> Result<(), Box<dyn Error + Send + Sync>>;
+
+/// Finds the model `id` at `config.revision`, downloads what the cache lacks of what is `wanted`,
+/// and gives its folder.
 ///
-/// With a hub that cannot be reached or that refuses, a snapshot that is complete in the cache is
-/// taken instead, with a note to `progress`. With `config.offline` nothing is ever asked.
+/// With a hub that cannot be reached, that refuses, or whose answer makes no sense, a snapshot that
+/// is complete in the cache is taken instead, with a note to `progress`. With `config.offline`
+/// nothing is ever asked.
 ///
 /// # Errors
 /// A name or revision that is none, a refusal or an absence at the hub, a connection that broke
 /// more than `config.max_retries` times on one file, a full disk, an index that names files outside
-/// the folder, or, offline, files that the cache lacks. What arrived is kept for the next call.
+/// the folder, what the check says, or, offline, files that the cache lacks. What arrived is kept
+/// for the next call.
 pub fn resolve(
     config: &HubConfig,
     id: &str,
-    extent: Extent,
+    wanted: Wanted<'_>,
     progress: &dyn DownloadProgress,
 ) -> Result<PathBuf, HubError> {
     let id = config.hub.repository(id)?;
     let revision = config.checked_revision()?;
     let cache = RepoCache::new(config, &id);
     if config.offline {
-        return cache.snapshot(revision, extent);
+        let folder = cache.snapshot(revision, wanted.extent())?;
+        wanted.check(&folder)?;
+        return Ok(folder);
     }
 
     let client = Client::new(config, &id);
@@ -100,13 +113,14 @@ pub fn resolve(
         Ok(listing) => listing,
         Err(error) => {
             if error.cache_may_stand_in()
-                && let Ok(folder) = cache.snapshot(revision, extent)
+                && let Ok(folder) = cache.snapshot(revision, wanted.extent())
             {
                 progress.note(&format!(
                     "{}; using the copy in {}",
                     error.chain(),
                     folder.display()
                 ));
+                wanted.check(&folder)?;
                 return Ok(folder);
             }
             return Err(error);
@@ -125,23 +139,61 @@ pub fn resolve(
         names.insert(0, INDEX);
         download.file(INDEX, 1, names.len())?;
     }
-    if extent == Extent::Description {
-        for (position, name) in names.iter().enumerate() {
-            download.file(name, position + 1, names.len())?;
-        }
-        // The revision keeps pointing at the last snapshot that has its weights.
-        return Ok(folder);
-    }
-    let weights = cache::weights(&folder)?;
+    let weights = match wanted.extent() {
+        Extent::Description => Vec::new(),
+        Extent::Whole => cache::weights(&folder)?,
+    };
     if let Some(absent) = weights.iter().find(|name| !listing.files.contains_key(*name)) {
         return Err(client.no_file(&listing.commit, absent));
     }
-    names.extend(weights.iter().map(String::as_str));
+    let files = names.len() + weights.len();
     for (position, name) in names.iter().enumerate() {
-        download.file(name, position + 1, names.len())?;
+        download.file(name, position + 1, files)?;
     }
-    cache.write_reference(revision, &listing.commit)?;
+    // The revision keeps pointing at the last snapshot that has its weights.
+    if cache.snapshot(revision, Extent::Whole).is_err() {
+        cache.write_reference(revision, &listing.commit)?;
+    }
+    wanted.check(&folder)?;
+    if wanted.extent() == Extent::Whole {
+        for (position, name) in weights.iter().enumerate() {
+            download.file(name, names.len() + position + 1, files)?;
+        }
+        cache.write_reference(revision, &listing.commit)?;
+    }
     Ok(folder)
+}
+
+/// [`Wanted`] without its check.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Extent {
+    Description,
+    Whole,
+}
+
+impl Wanted<'_> {
+    fn extent(self) -> Extent {
+        match self {
+            Self::Description => Extent::Description,
+            Self::Whole { .. } => Extent::Whole,
+        }
+    }
+
+    fn check(self, folder: &Path) -> Result<(), HubError> {
+        match self {
+            Self::Description => Ok(()),
+            Self::Whole { check } => check(folder).map_err(HubError::Refused),
+        }
+    }
+}
+
+impl fmt::Debug for Wanted<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Description => "Description",
+            Self::Whole { .. } => "Whole",
+        })
+    }
 }
 
 /// Where the bytes of a download are shown; `&()` shows nothing.

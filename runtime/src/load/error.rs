@@ -8,7 +8,6 @@ use ::safetensors::SafeTensorError;
 use glm_models::config::ConfigError;
 
 use super::safetensors::{INDEX, SINGLE};
-use crate::text::TextError;
 
 /// Why a model folder does not open. The message names the file; where there is an error
 /// below it (parser, file system), that is its `source`.
@@ -51,13 +50,13 @@ pub enum CheckpointError {
     /// `config.json` or `generation_config.json`.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// `tokenizer.json` or the chat template.
-    #[error("{}: tokenizer or chat template", .folder.display())]
+    /// `tokenizer.json` or the file of the chat template.
+    #[error("{}: {reason}", .path.display())]
     Text {
-        /// The folder.
-        folder: PathBuf,
-        /// The file and the reason.
-        source: TextError,
+        /// The file.
+        path: PathBuf,
+        /// What is wrong in it.
+        reason: String,
     },
     /// The tokenizer gives ids that have no row in the embedding.
     #[error(

@@ -57,7 +57,8 @@ impl ModelFiles {
         let generation_config = optional(folder, GENERATION_CONFIG)?;
         let tokenizer = required(folder, TOKENIZER)?;
         let tokenizer_config = optional(folder, TOKENIZER_CONFIG)?;
-        let chat_template = optional(folder, CHAT_TEMPLATE)?;
+        // An empty file would make every prompt empty.
+        let chat_template = optional(folder, CHAT_TEMPLATE)?.filter(|text| !text.trim().is_empty());
         let texts = Texts {
             config: &config,
             generation_config: generation_config.as_deref(),
@@ -88,8 +89,7 @@ impl ModelFiles {
         texts: &Texts<'_>,
         checkpoint: impl FnOnce() -> Result<Checkpoint, CheckpointError>,
     ) -> Result<Self, CheckpointError> {
-        let text_error =
-            |source: TextError| CheckpointError::Text { folder: folder.into(), source };
+        let text_error = |error| texts.error(folder, error);
         let config = Config::from_json(texts.config, &folder.join(CONFIG))?;
         let generation = GenerationDefaults::read(texts.generation_config, &config, folder)?;
         let tokenizer = Tokenizer::from_bytes(texts.tokenizer).map_err(text_error)?;
@@ -144,6 +144,19 @@ struct Texts<'a> {
     tokenizer: &'a [u8],
     tokenizer_config: Option<&'a str>,
     chat_template: Option<&'a str>,
+}
+
+impl Texts<'_> {
+    /// Says which file of `folder` is at fault.
+    fn error(&self, folder: &Path, error: TextError) -> CheckpointError {
+        let (file, reason) = match error {
+            TextError::Tokenizer(reason) => (TOKENIZER, reason),
+            TextError::TokenizerConfig(reason) => (TOKENIZER_CONFIG, reason),
+            other if self.chat_template.is_some() => (CHAT_TEMPLATE, other.to_string()),
+            other => (TOKENIZER_CONFIG, other.to_string()),
+        };
+        CheckpointError::Text { path: folder.join(file), reason }
+    }
 }
 
 fn required(folder: &Path, file: &'static str) -> Result<String, CheckpointError> {

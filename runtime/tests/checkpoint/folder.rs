@@ -145,10 +145,10 @@ fn small_files_that_are_missing_or_wrong() {
         &with("generation_config.json", "{\"temperature\": \"hot\"}"),
         "DIR/generation_config.json: `temperature` is \"hot\", wanted a number",
     );
-    refused(&with("tokenizer.json", "{"), "DIR: tokenizer or chat template: tokenizer.json: ");
+    refused(&with("tokenizer.json", "{"), "DIR/tokenizer.json: ");
     refused(
         &with("chat_template.jinja", "{% if %}"),
-        "DIR: tokenizer or chat template: chat template, line 1: ",
+        "DIR/chat_template.jinja: chat template, line 1: ",
     );
     refused(
         &|files| files.get_mut("config.json").expect("there")["vocab_size"] = json!(2),

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
 
-use glm_runtime::hub::{DownloadProgress, Extent, FileProgress, Hub, HubConfig, HubError, resolve};
+use glm_runtime::hub::{DownloadProgress, FileProgress, Hub, HubConfig, HubError, Wanted, resolve};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
@@ -20,6 +20,8 @@ pub(crate) const NEW: &str = "2222222222222222222222222222222222222222";
 pub(crate) const INDEX: &str = "model.safetensors.index.json";
 pub(crate) const FIRST: &str = "model-00001-of-00002.safetensors";
 pub(crate) const SECOND: &str = "model-00002-of-00002.safetensors";
+/// Everything, unchecked.
+pub(crate) const WHOLE: Wanted<'static> = Wanted::Whole { check: &|_| Ok(()) };
 
 /// What the stand-in answers from; tests turn its knobs.
 pub(crate) struct Model {
@@ -31,8 +33,8 @@ pub(crate) struct Model {
     pub(crate) moves_to: Option<&'static str>,
     /// Close the connection after so many bytes of this file, once.
     pub(crate) breaks: Option<(&'static str, usize)>,
-    /// Change a byte of this file, once.
-    pub(crate) spoils: Option<&'static str>,
+    /// Change a byte of this file, so many times.
+    pub(crate) spoils: Option<(&'static str, usize)>,
     pub(crate) knows_ranges: bool,
     pub(crate) hides_sizes: bool,
     /// Serve files by branch or tag only.
@@ -124,7 +126,7 @@ impl Fixture {
     }
 
     pub(crate) fn resolve(&self) -> Result<PathBuf, HubError> {
-        resolve(&self.config, MODEL, Extent::Whole, &self.log)
+        resolve(&self.config, MODEL, WHOLE, &self.log)
     }
 
     pub(crate) fn refusal(&self) -> String {
@@ -222,7 +224,7 @@ pub(crate) fn read_request(stream: &TcpStream) -> Request {
 impl Model {
     fn answer(&mut self, request: &Request) -> Reply {
         if let Some(status) = self.refuses {
-            return Reply { status, ..Reply::default() };
+            return Reply { status, body: b"<html>".to_vec(), ..Reply::default() };
         }
         let path = request.path.replace("%2F", "/");
         let reply = self.route(&path, request).unwrap_or(Reply { status: 404, ..Reply::default() });
@@ -300,7 +302,10 @@ impl Model {
         {
             reply.breaks_at = Some(at);
         }
-        if self.spoils.take_if(|file| *file == name && reply.body.len() > 1).is_some() {
+        if let Some((file, times)) = &mut self.spoils
+            && (*file, *times > 0, reply.body.len() > 1) == (name, true, true)
+        {
+            *times -= 1;
             reply.body[7] ^= 1;
         }
         Some(reply)
