@@ -222,6 +222,9 @@ pub(crate) struct InspectArgs {
     /// Also write hidden states and router choices of every layer
     #[arg(long, requires = "logits", help_heading = "Forward pass")]
     pub(crate) trace: bool,
+    /// Also write what the multi-token-prediction layer drafts
+    #[arg(long, requires = "logits", help_heading = "Forward pass")]
+    pub(crate) mtp: bool,
     #[command(flatten)]
     pub(crate) source: SourceArgs,
     #[command(flatten)]

@@ -1,15 +1,15 @@
 //! From what was typed, the environment and the model folder to what the engine needs.
 
-use std::cell::RefCell;
+use std::env;
 use std::path::{Path, PathBuf};
-use std::{env, fs};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::CommandFactory;
 use clap::error::ErrorKind;
 use glm_backends::device::{self, OpenDevice, Selection};
 use glm_models::config::Config;
-use glm_runtime::hub::{self, DownloadProgress, FileProgress, HubConfig, Wanted};
+use glm_models::model::Parts;
+use glm_runtime::hub::Wanted;
 use glm_runtime::load::{Checkpoint, GenerationDefaults, ModelFiles};
 use glm_runtime::{Engine, EngineConfig, LoadProgress, Request, RequestError, SamplingParams};
 use glm_server::parse::Start;
@@ -19,6 +19,7 @@ use crate::args::{
     self, Args, EngineArgs, PromptArgs, RunArgs, SamplingArgs, SourceArgs, StoppingArgs,
 };
 use crate::conversation::Conversation;
+use crate::download::{download, read_config};
 use crate::{builtin, ui};
 
 /// Which model is meant.
@@ -144,58 +145,6 @@ impl ModelChoice {
     }
 }
 
-fn read_config(folder: &Path) -> Result<Config> {
-    let path = folder.join("config.json");
-    let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
-    Ok(Config::from_json(&text, &path)?)
-}
-
-fn download(id: &str, source: &SourceArgs, wanted: Wanted<'_>) -> Result<PathBuf> {
-    let hub = match source.hub {
-        args::Hub::Huggingface => hub::Hub::HuggingFace,
-        args::Hub::Modelscope => hub::Hub::ModelScope,
-    };
-    let home = env::home_dir().unwrap_or_default();
-    let mut config = HubConfig::from_lookup(hub, &variable, &home);
-    config.revision.clone_from(&source.revision);
-    Ok(hub::resolve(&config, id, wanted, &Transfers::default())?)
-}
-
-/// A bar for each transfer of a file.
-#[derive(Default)]
-struct Transfers {
-    /// The bar of the file with this index.
-    bar: RefCell<Option<(usize, ui::Bar)>>,
-}
-
-impl DownloadProgress for Transfers {
-    fn update(&self, file: &FileProgress<'_>) {
-        let mut bar = self.bar.borrow_mut();
-        // The old bar leaves its line before the new one takes it.
-        bar.take_if(|(index, _)| *index != file.index);
-        let (_, bar) = bar.get_or_insert_with(|| {
-            let name = format!("[{}/{}] {}", file.index, file.files, short(file.name));
-            (file.index, ui::Bar::bytes_after(name, file.done_bytes))
-        });
-        bar.set(file.done_bytes, file.total_bytes);
-    }
-
-    fn note(&self, text: &str) {
-        // Whatever comes next, another attempt say, is a transfer of its own.
-        self.bar.take();
-        ui::note(text);
-    }
-}
-
-/// A file's name in at most 22 characters, so that 80 columns have room for the bar.
-fn short(name: &str) -> String {
-    let name = name.strip_suffix(".safetensors").unwrap_or(name);
-    match name.chars().count() {
-        0..=22 => name.to_owned(),
-        length => format!("…{}", name.chars().skip(length - 21).collect::<String>()),
-    }
-}
-
 /// Where and how the model is to compute.
 #[derive(Debug)]
 pub(crate) struct Place {
@@ -213,6 +162,12 @@ impl Place {
         });
         let config = EngineConfig { dtype: args.dtype, ..EngineConfig::default() };
         Ok(Self { device, config })
+    }
+
+    /// The same place, with the multi-token-prediction layer loaded too.
+    pub(crate) fn with_drafts(mut self) -> Self {
+        self.config.parts = Parts::MainAndMtp;
+        self
     }
 
     /// Loads the weights, with a progress bar.
@@ -310,7 +265,7 @@ pub(crate) fn require_template(files: &ModelFiles) -> Result<&glm_runtime::text:
 }
 
 #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
-fn variable(name: &str) -> Option<String> {
+pub(crate) fn variable(name: &str) -> Option<String> {
     env::var(name).ok()
 }
 
@@ -372,17 +327,6 @@ mod tests {
             assert!(ModelChoice::new(Some(wrong)).is_err(), "{wrong}");
         }
         Ok(())
-    }
-
-    #[test]
-    fn names_of_files_leave_room_for_the_bar() {
-        for (name, wanted) in [
-            ("model-00001-of-00046.safetensors", "model-00001-of-00046"),
-            ("generation_config.json", "generation_config.json"),
-            ("model.safetensors.index.json", "…afetensors.index.json"),
-        ] {
-            assert_eq!(short(name), wanted);
-        }
     }
 
     #[test]

@@ -120,6 +120,17 @@ fn inspect_writes_logits_whole_or_not_at_all() {
     ] {
         assert_eq!(file.tensor(name).expect(name).dtype(), safetensors::Dtype::F32, "{name}");
     }
+    assert_eq!(logits("[1990, 1992, 1995]", &out, &["--mtp"]).code, Some(0));
+    let bytes = fs::read(&out).expect("written");
+    let file = safetensors::SafeTensors::deserialize(&bytes).expect("safetensors");
+    for (name, shape) in [
+        ("mtp.token_in", &[3][..]),
+        ("mtp.logits_step1", &[3, 2048]),
+        ("mtp.chain_tokens", &[3]),
+        ("mtp.chain_logits", &[3, 2048]),
+    ] {
+        assert_eq!(file.tensor(name).expect(name).shape(), shape, "{name}");
+    }
     assert_eq!(
         fs::read_dir(folder.path()).expect("readable").count(),
         2,

@@ -25,7 +25,10 @@ pub(crate) fn forward(
 ) -> Result<Outcome> {
     // Minutes of loading are not lost to a typing error.
     files::check_writable(out)?;
-    let place = Place::open(&args.engine)?;
+    let mut place = Place::open(&args.engine)?;
+    if args.mtp {
+        place = place.with_drafts();
+    }
     let files = model.open(&args.source, &place)?;
     let text = fs::read_to_string(ids).with_context(|| format!("cannot read {}", ids.display()))?;
     let token_ids =
@@ -33,7 +36,10 @@ pub(crate) fn forward(
     let (found, context) = (token_ids.len(), files.config.max_position_embeddings());
     ensure!(found <= context, "{found} token ids, wanted at most the context of {context}");
     let mut engine = place.load(files)?;
-    let records = engine.trace_forward(&token_ids, args.trace)?;
+    // Drafts first: a model without the layer says so before the long part.
+    let drafts = if args.mtp { engine.trace_drafts(&token_ids)? } else { Vec::new() };
+    let mut records = engine.trace_forward(&token_ids, args.trace)?;
+    records.extend(drafts);
     files::write(out, |file| write(file, &records))?;
     ui::note(format!(
         "wrote {} tensors for {} tokens to {}",
