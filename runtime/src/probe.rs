@@ -17,7 +17,7 @@ impl Engine {
     /// values in between, under the names of the reference files.
     ///
     /// # Errors
-    /// [`RequestError`] for ids that are no prompt.
+    /// [`RequestError`](crate::RequestError) for ids that are no prompt.
     pub fn trace_forward(
         &mut self,
         token_ids: &[u32],
