@@ -42,7 +42,7 @@ pub(crate) fn answer(
                 let bar = prompt_bar.get_or_insert_with(|| ui::Bar::tokens("reading the prompt"));
                 bar.set(computed as u64, total as u64);
             }
-            Event::Token { text, .. } => {
+            Event::Token { text, .. } | Event::Rest { text } => {
                 prompt_bar = None;
                 let parts = match &mut splitter {
                     None => vec![Part::Text(text.to_owned())],

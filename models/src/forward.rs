@@ -82,11 +82,6 @@ impl ForwardBatch {
         }
     }
 
-    /// Shape of the batch.
-    pub fn shape(&self) -> BatchShape {
-        self.shape
-    }
-
     /// Tokens per page of the cache that the slots refer to.
     pub fn page_size(&self) -> usize {
         self.page_size

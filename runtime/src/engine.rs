@@ -149,11 +149,6 @@ impl Engine {
         self.context_length
     }
 
-    /// Bytes of the cache for one token.
-    pub fn kv_bytes_per_token(&self) -> usize {
-        self.runner.kv_bytes_per_token(self.dtype)
-    }
-
     fn answer(
         &mut self,
         request: &Request,
@@ -210,10 +205,10 @@ impl Engine {
         let token_ids = sequence.tokens.split_off(prompt_tokens);
         timings.decode_tokens = token_ids.len().saturating_sub(1);
         timings.decode_seconds = started.elapsed().as_secs_f64() - timings.prompt_seconds;
-        if stop_token.is_none() && finish != Finish::Stop {
-            let rest = output.finish();
-            if let (false, Some(id)) = (rest.is_empty(), token_ids.last()) {
-                let _ = on_event(Event::Token { id: *id, text: rest });
+        if finish != Finish::Stop {
+            let text = output.finish();
+            if !text.is_empty() {
+                let _ = on_event(Event::Rest { text });
             }
         }
         Ok(Completion { token_ids, text: output.into_text(), finish, stop_token, timings })

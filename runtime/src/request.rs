@@ -138,6 +138,11 @@ pub enum Event<'a> {
         /// text may be on its way.
         text: &'a str,
     },
+    /// The answer ended without an end token or a stop text, and this was still held back.
+    Rest {
+        /// The text.
+        text: &'a str,
+    },
 }
 
 /// Why an answer ended.

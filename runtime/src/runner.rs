@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use burn::tensor::{DType, Device, Int, Tensor};
+use burn::tensor::{Device, Int, Tensor};
 use glm_backends::kv::KvPool;
 use glm_models::forward::{BatchShape, ForwardBatch, SequenceInput};
 use glm_models::model::Model;
@@ -76,11 +76,6 @@ impl Runner {
     /// The device that everything lies on.
     pub(crate) fn device(&self) -> &Device {
         &self.device
-    }
-
-    /// Bytes of the cache for one token.
-    pub(crate) fn kv_bytes_per_token(&self, dtype: DType) -> usize {
-        self.kv.spec().bytes_per_token(dtype)
     }
 
     /// Tokens per page.

@@ -13,8 +13,8 @@ use crate::weights::{LoadError, Loader};
 /// layer, with experts, that sees a token's final hidden state and the next token, and predicts
 /// the token after that.
 ///
-/// Embedding and head are the main model's, as in transformers. The copies that GLM-4.5, 4.5-Air
-/// and 4.7 store beside this layer hold the same values; GLM-4.6 stores none.
+/// Embedding and head are the main model's, as in transformers and vLLM: the copies that GLM-4.5,
+/// 4.5-Air and 4.7 store beside this layer are not read, and GLM-4.6 stores none.
 #[derive(Debug)]
 pub struct Mtp {
     head: MtpHead,
