@@ -10,20 +10,26 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use crate::glm4_moe;
+use crate::{glm4_moe, glm4_moe_lite};
 
 mod fields;
+mod skeleton;
 
 pub use fields::Fields;
+pub(crate) use skeleton::{
+    Skeleton, narrow, prediction_layers, refuse_other_formulas, stored_dtype, wide,
+};
 
 /// The families that load today, by `model_type`.
-const SUPPORTED: &str = "glm4_moe";
+const SUPPORTED: &str = "glm4_moe, glm4_moe_lite";
 
 /// One checkpoint's dimensions and choices, by family.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Config {
     /// GLM-4.5, GLM-4.5-Air, GLM-4.6, GLM-4.7 and their base models.
     Glm4Moe(glm4_moe::Config),
+    /// GLM-4.7-Flash.
+    Glm4MoeLite(glm4_moe_lite::Config),
 }
 
 impl Config {
@@ -38,10 +44,7 @@ impl Config {
         let model_type = fields.text("model_type")?.ok_or_else(|| fields.missing("model_type"))?;
         match model_type {
             "glm4_moe" => glm4_moe::Config::read(&fields).map(Self::Glm4Moe),
-            "glm4_moe_lite" => Err(ConfigError::NotYet {
-                path: path.to_owned(),
-                model_type: "glm4_moe_lite (GLM-4.7-Flash)",
-            }),
+            "glm4_moe_lite" => glm4_moe_lite::Config::read(&fields).map(Self::Glm4MoeLite),
             other => Err(ConfigError::UnknownModelType {
                 path: path.to_owned(),
                 found: other.to_owned(),
@@ -54,23 +57,32 @@ impl Config {
     pub fn model_type(&self) -> &'static str {
         match self {
             Self::Glm4Moe(_) => "glm4_moe",
+            Self::Glm4MoeLite(_) => "glm4_moe_lite",
         }
+    }
+
+    /// Decoder layers, prediction layers not counted.
+    #[must_use]
+    pub fn num_hidden_layers(&self) -> usize {
+        self.skeleton().num_hidden_layers
+    }
+
+    /// Decoder layers with a dense feed-forward part; the others have experts.
+    #[must_use]
+    pub fn dense_layers(&self) -> usize {
+        self.skeleton().dense_layers()
     }
 
     /// Rows of the embedding and of the head, padding rows included.
     #[must_use]
     pub fn vocab_size(&self) -> usize {
-        match self {
-            Self::Glm4Moe(config) => config.vocab_size,
-        }
+        self.skeleton().vocab_size
     }
 
     /// Tokens that a sequence may hold.
     #[must_use]
     pub fn max_position_embeddings(&self) -> usize {
-        match self {
-            Self::Glm4Moe(config) => config.max_position_embeddings,
-        }
+        self.skeleton().max_position_embeddings
     }
 
     /// Token ids that end a text; empty where the file names none.
@@ -78,6 +90,7 @@ impl Config {
     pub fn eos_token_ids(&self) -> &[u32] {
         match self {
             Self::Glm4Moe(config) => &config.eos_token_id,
+            Self::Glm4MoeLite(config) => &config.eos_token_id,
         }
     }
 
@@ -86,6 +99,7 @@ impl Config {
     pub fn dtype(&self) -> Option<&str> {
         match self {
             Self::Glm4Moe(config) => config.dtype.as_deref(),
+            Self::Glm4MoeLite(config) => config.dtype.as_deref(),
         }
     }
 
@@ -94,6 +108,7 @@ impl Config {
     pub fn parameters(&self) -> Parameters {
         match self {
             Self::Glm4Moe(config) => config.parameters(),
+            Self::Glm4MoeLite(config) => config.parameters(),
         }
     }
 
@@ -102,6 +117,14 @@ impl Config {
     pub fn kv_bytes_per_token(&self, bytes_per_value: usize) -> u64 {
         match self {
             Self::Glm4Moe(config) => config.kv_bytes_per_token(bytes_per_value),
+            Self::Glm4MoeLite(config) => config.kv_bytes_per_token(bytes_per_value),
+        }
+    }
+
+    fn skeleton(&self) -> Skeleton {
+        match self {
+            Self::Glm4Moe(config) => config.skeleton(),
+            Self::Glm4MoeLite(config) => config.skeleton(),
         }
     }
 }
@@ -216,17 +239,6 @@ pub enum ConfigError {
         path: PathBuf,
         /// The value of `model_type`.
         found: String,
-    },
-    /// A family that is known but not implemented yet.
-    #[error(
-        "{}: `model_type` is {model_type}, which is not supported yet; supported: {SUPPORTED}",
-        .path.display()
-    )]
-    NotYet {
-        /// The file.
-        path: PathBuf,
-        /// The family.
-        model_type: &'static str,
     },
     /// A key without which the model is not defined.
     #[error("{}: `{key}` is missing", .path.display())]

@@ -9,12 +9,14 @@
 //! - [`chat`]: the markers of a conversation
 //! - [`model`]: the families as one closed enum
 //! - [`glm4_moe`]: GLM-4.5, 4.5-Air, 4.6, 4.7
+//! - [`glm4_moe_lite`]: GLM-4.7-Flash
 //! - [`trace`]: intermediate values by name
 
 pub mod chat;
 pub mod config;
 pub mod forward;
 pub mod glm4_moe;
+pub mod glm4_moe_lite;
 pub mod model;
 mod nn;
 pub mod trace;

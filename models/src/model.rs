@@ -53,6 +53,7 @@ impl Model {
                 loader.finish(|name| Glm4Moe::ignores(config, name))?;
                 Ok(Model::Glm4Moe { main, mtp })
             }
+            Config::Glm4MoeLite(_) => unimplemented!("follows"),
         }
     }
 
@@ -98,6 +99,7 @@ impl Model {
     pub fn kv_spec(config: &Config, rank: Rank) -> KvSpec {
         match config {
             Config::Glm4Moe(config) => Glm4Moe::kv_spec(config, rank),
+            Config::Glm4MoeLite(_) => unimplemented!("follows"),
         }
     }
 
@@ -105,6 +107,7 @@ impl Model {
     pub fn draft_kv_spec(config: &Config, rank: Rank) -> KvSpec {
         match config {
             Config::Glm4Moe(config) => Mtp::kv_spec(config, rank),
+            Config::Glm4MoeLite(_) => unimplemented!("follows"),
         }
     }
 }

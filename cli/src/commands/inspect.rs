@@ -90,16 +90,6 @@ impl<'a> Facts<'a> {
         Self { config, stored, dtype }
     }
 
-    /// Decoder layers, and how many of them are dense.
-    fn layers(&self) -> (usize, usize) {
-        match self.config {
-            Config::Glm4Moe(config) => (
-                config.num_hidden_layers,
-                config.first_k_dense_replace.min(config.num_hidden_layers),
-            ),
-        }
-    }
-
     fn kv_bytes_per_token(&self) -> u64 {
         self.config.kv_bytes_per_token(self.dtype.1)
     }
@@ -111,7 +101,7 @@ impl<'a> Facts<'a> {
 
     fn as_text(&self, model: &ModelChoice) -> String {
         let parameters = self.config.parameters();
-        let (layers, dense) = self.layers();
+        let (layers, dense) = (self.config.num_hidden_layers(), self.config.dense_layers());
         let context = self.config.max_position_embeddings() as u64;
         let (name, kv) = (self.dtype.0, self.kv_bytes_per_token());
         let stored = self.stored.iter().map(|(dtype, (tensors, values))| {
@@ -151,7 +141,7 @@ impl<'a> Facts<'a> {
     }
 
     fn as_json(&self, model: &ModelChoice) -> Value {
-        let (layers, dense) = self.layers();
+        let (layers, dense) = (self.config.num_hidden_layers(), self.config.dense_layers());
         let stored: BTreeMap<&String, Value> = self
             .stored
             .iter()

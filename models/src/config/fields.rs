@@ -108,6 +108,12 @@ impl<'a> Fields<'a> {
         Ok(ids.unwrap_or_default())
     }
 
+    /// Whether `key` is there with the value `null`, which says more than its absence.
+    #[must_use]
+    pub fn is_null(&self, key: &str) -> bool {
+        self.map.get(key).is_some_and(Value::is_null)
+    }
+
     /// The error for a key that has to be there.
     #[must_use]
     pub fn missing(&self, key: &str) -> ConfigError {

@@ -6,6 +6,8 @@ use serde_json::{Value, json};
 use super::{Config, ConfigError, Parameters};
 use crate::glm4_moe;
 
+mod lite;
+
 /// GLM-4.5-Air's published file.
 fn air() -> Value {
     json!({
@@ -25,7 +27,18 @@ fn air() -> Value {
 
 /// Air's file with the keys of `change` replaced; `null` there takes the key out.
 fn changed(change: &Value) -> Result<glm4_moe::Config, ConfigError> {
-    let mut value = air();
+    read(air(), change).map(main_family)
+}
+
+fn main_family(config: Config) -> glm4_moe::Config {
+    match config {
+        Config::Glm4Moe(config) => config,
+        other => panic!("another family: {other:?}"),
+    }
+}
+
+/// The file `value` with the keys of `change` replaced.
+fn read(mut value: Value, change: &Value) -> Result<Config, ConfigError> {
     let keys = value.as_object_mut().expect("an object");
     for (key, new) in change.as_object().expect("an object") {
         match new {
@@ -33,9 +46,7 @@ fn changed(change: &Value) -> Result<glm4_moe::Config, ConfigError> {
             new => keys.insert(key.clone(), new.clone()),
         };
     }
-    let Config::Glm4Moe(config) =
-        Config::from_json(&value.to_string(), Path::new("m/config.json"))?;
-    Ok(config)
+    Config::from_json(&value.to_string(), Path::new("m/config.json"))
 }
 
 fn accepted(change: &Value) -> glm4_moe::Config {
@@ -43,7 +54,11 @@ fn accepted(change: &Value) -> glm4_moe::Config {
 }
 
 fn refused(change: &Value, message: &str) {
-    let error = changed(change).expect_err(&change.to_string());
+    assert_refused(read(air(), change), change, message);
+}
+
+fn assert_refused(read: Result<Config, ConfigError>, change: &Value, message: &str) {
+    let error = read.expect_err(&change.to_string());
     assert_eq!(error.to_string(), format!("m/config.json: {message}"), "for {change}");
 }
 
@@ -154,10 +169,10 @@ fn sizes_do_not_overflow() {
 
 #[test]
 fn families() {
-    let lite = "`model_type` is glm4_moe_lite (GLM-4.7-Flash), which is not supported yet; \
-                supported: glm4_moe";
-    refused(&json!({"model_type": "glm4_moe_lite"}), lite);
-    refused(&json!({"model_type": "llama"}), "`model_type` is `llama`, wanted one of: glm4_moe");
+    refused(
+        &json!({"model_type": "llama"}),
+        "`model_type` is `llama`, wanted one of: glm4_moe, glm4_moe_lite",
+    );
     refused(&json!({"model_type": null}), "`model_type` is missing");
     refused(&json!({"model_type": 4}), "`model_type` is 4, wanted a string");
 }
@@ -222,6 +237,7 @@ fn other_formulas() {
     refused(&json!({"scoring_func": "softmax"}), "`scoring_func` is `softmax`, wanted `sigmoid`");
     refused(&json!({"topk_method": "greedy"}), "`topk_method` is `greedy`, wanted `noaux_tc`");
     refused(&json!({"sliding_window": 4096}), "`sliding_window` is 4096, wanted null");
+    refused(&json!({"moe_layer_freq": 2}), "`moe_layer_freq` is 2, wanted 1");
     refused(
         &json!({"torch_dtype": "float8"}),
         "`torch_dtype` is `float8`, wanted `bfloat16`, `float16` or `float32`",
@@ -301,7 +317,7 @@ fn published_configurations() {
     let read = |name: &str| {
         let path = folder.join(format!("{name}.json"));
         let text = std::fs::read_to_string(&path).expect(name);
-        Config::from_json(&text, &path).map(|Config::Glm4Moe(config)| config)
+        Config::from_json(&text, &path)
     };
     let mut newer = large();
     newer["max_position_embeddings"] = json!(202_752);
@@ -313,7 +329,7 @@ fn published_configurations() {
         ("GLM-4.6", newer.clone()),
         ("GLM-4.7", newer),
     ] {
-        assert_eq!(read(name).expect(name), accepted(&wanted), "{name}");
+        assert_eq!(main_family(read(name).expect(name)), accepted(&wanted), "{name}");
     }
     for name in ["GLM-4.5-FP8", "GLM-4.5-Air-FP8", "GLM-4.6-FP8", "GLM-4.7-FP8"] {
         let message = read(name).expect_err(name).to_string();
@@ -322,6 +338,5 @@ fn published_configurations() {
             "{name}: {message}"
         );
     }
-    let flash = read("GLM-4.7-Flash").expect_err("not supported yet").to_string();
-    assert!(flash.contains("glm4_moe_lite (GLM-4.7-Flash), which is not supported yet"), "{flash}");
+    assert_eq!(read("GLM-4.7-Flash").expect("Flash"), lite::flash_config());
 }

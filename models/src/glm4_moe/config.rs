@@ -1,9 +1,9 @@
 //! The dimensions and choices of a `glm4_moe` checkpoint.
 
-use crate::config::{ConfigError, Fields, Parameters, Rope, quoted, refuse_quantization};
-
-/// Positions are f32 in the rotary angles, exact up to here.
-const MAX_POSITIONS: usize = 1 << 24;
+use crate::config::{
+    ConfigError, Fields, Parameters, Rope, Skeleton, narrow, prediction_layers,
+    refuse_other_formulas, refuse_quantization, stored_dtype, wide,
+};
 
 /// `config.json` of a `glm4_moe` checkpoint, under the file's own names.
 ///
@@ -86,15 +86,6 @@ impl Config {
             }
             None => return Err(fields.missing("head_dim")),
         };
-        // transformers 5 knows the prediction layers under both names.
-        let num_nextn_predict_layers = match fields.count("num_nextn_predict_layers")? {
-            Some(layers) => layers,
-            None => fields.count("num_mtp_layers")?.unwrap_or(1),
-        };
-        let dtype = match fields.text("dtype")? {
-            Some(dtype) => Some(dtype),
-            None => fields.text("torch_dtype")?,
-        };
         let config = Self {
             hidden_size,
             num_hidden_layers: fields.required_size("num_hidden_layers")?,
@@ -115,13 +106,13 @@ impl Config {
             n_group: fields.size("n_group")?.unwrap_or(1),
             topk_group: fields.size("topk_group")?.unwrap_or(1),
             norm_topk_prob: fields.flag("norm_topk_prob")?.unwrap_or(true),
-            num_nextn_predict_layers,
+            num_nextn_predict_layers: prediction_layers(fields)?,
             vocab_size: fields.required_size("vocab_size")?,
             max_position_embeddings: fields.size("max_position_embeddings")?.unwrap_or(131_072),
             rms_norm_eps: fields.number("rms_norm_eps")?.unwrap_or(1e-5),
             tie_word_embeddings: fields.flag("tie_word_embeddings")?.unwrap_or(false),
             hidden_act: fields.text("hidden_act")?.unwrap_or("silu").to_owned(),
-            dtype: dtype.map(str::to_owned),
+            dtype: stored_dtype(fields)?,
             eos_token_id: fields.token_ids("eos_token_id")?,
         };
         config.validate(fields)?;
@@ -137,49 +128,49 @@ impl Config {
     /// Whether layer `index` (from 0) has experts. True for every prediction layer.
     #[must_use]
     pub fn is_moe_layer(&self, index: usize) -> bool {
-        index >= self.first_k_dense_replace || index >= self.num_hidden_layers
+        self.skeleton().is_moe_layer(index)
+    }
+
+    /// The dimensions and choices that the families share.
+    pub(crate) fn skeleton(&self) -> Skeleton {
+        Skeleton {
+            hidden_size: self.hidden_size,
+            num_hidden_layers: self.num_hidden_layers,
+            first_k_dense_replace: self.first_k_dense_replace,
+            intermediate_size: self.intermediate_size,
+            moe_intermediate_size: self.moe_intermediate_size,
+            n_routed_experts: self.n_routed_experts,
+            num_experts_per_tok: self.num_experts_per_tok,
+            n_shared_experts: self.n_shared_experts,
+            routed_scaling_factor: self.routed_scaling_factor,
+            n_group: self.n_group,
+            topk_group: self.topk_group,
+            norm_topk_prob: self.norm_topk_prob,
+            num_nextn_predict_layers: self.num_nextn_predict_layers,
+            vocab_size: self.vocab_size,
+            max_position_embeddings: self.max_position_embeddings,
+            rms_norm_eps: self.rms_norm_eps,
+            tie_word_embeddings: self.tie_word_embeddings,
+        }
     }
 
     /// Parameter counts that follow from the dimensions.
     #[must_use]
     pub fn parameters(&self) -> Parameters {
-        // Wide enough for a product of any four sizes, which are below 2³¹ each.
-        let wide = |size: usize| size as u128;
         let flag = u128::from;
-        let hidden = wide(self.hidden_size);
         let query = wide(self.num_attention_heads) * wide(self.head_dim);
         let key_value = wide(self.num_key_value_heads) * wide(self.head_dim);
-        let attention = 2 * hidden * (query + key_value)
+        let attention = 2 * wide(self.hidden_size) * (query + key_value)
             + flag(self.attention_bias) * (query + 2 * key_value)
             + flag(self.use_qk_norm) * 2 * wide(self.head_dim);
-        let layer = attention + 2 * hidden;
-
-        let dense = 3 * hidden * wide(self.intermediate_size);
-        let expert = 3 * hidden * wide(self.moe_intermediate_size);
-        let router = (hidden + 1) * wide(self.n_routed_experts);
-        let moe = router + expert * wide(self.n_routed_experts + self.n_shared_experts);
-        let not_chosen = expert * wide(self.n_routed_experts - self.num_experts_per_tok);
-
-        let layers = wide(self.num_hidden_layers);
-        let dense_layers = layers.min(wide(self.first_k_dense_replace));
-        let moe_layers = layers - dense_layers;
-        let table = wide(self.vocab_size) * hidden;
-        let tables = if self.tie_word_embeddings { table } else { 2 * table };
-        let total = layers * layer + dense_layers * dense + moe_layers * moe + hidden + tables;
-        // Norms of the two inputs and of the output, and the projection of both inputs.
-        let prediction = layer + moe + 3 * hidden + 2 * hidden * hidden + 2 * table;
-        Parameters {
-            total: narrow(total),
-            active: narrow(total - tables - moe_layers * not_chosen),
-            mtp: narrow(wide(self.num_nextn_predict_layers) * prediction),
-        }
+        self.skeleton().parameters(attention)
     }
 
     /// Bytes that one token adds to the KV cache over all layers of the main model.
     #[must_use]
     pub fn kv_bytes_per_token(&self, bytes_per_value: usize) -> u64 {
-        let values = 2 * self.num_key_value_heads as u128 * self.head_dim as u128;
-        narrow(values * self.num_hidden_layers as u128 * bytes_per_value as u128)
+        let values = 2 * wide(self.num_key_value_heads) * wide(self.head_dim);
+        narrow(values * wide(self.num_hidden_layers) * wide(bytes_per_value))
     }
 
     /// Refuses dimensions that do not fit together.
@@ -188,14 +179,6 @@ impl Config {
         if !heads.is_multiple_of(self.num_key_value_heads) {
             let wanted = format_args!("a divisor of num_attention_heads ({heads})");
             return Err(fields.invalid("num_key_value_heads", self.num_key_value_heads, wanted));
-        }
-        if self.max_position_embeddings > MAX_POSITIONS {
-            let wanted = format_args!("at most {MAX_POSITIONS}");
-            return Err(fields.invalid(
-                "max_position_embeddings",
-                self.max_position_embeddings,
-                wanted,
-            ));
         }
         let rotary_dim = self.rotary_dim();
         if rotary_dim == 0 || rotary_dim % 2 == 1 {
@@ -208,88 +191,6 @@ impl Config {
                 ),
             ));
         }
-        let experts = self.n_routed_experts;
-        if !experts.is_multiple_of(self.n_group) {
-            let wanted = format_args!("a divisor of n_routed_experts ({experts})");
-            return Err(fields.invalid("n_group", self.n_group, wanted));
-        }
-        // A group is scored by its two best experts.
-        let group = experts / self.n_group;
-        if self.n_group > 1 && group < 2 {
-            let wanted = format_args!("groups of at least 2 of the {experts} experts");
-            return Err(fields.invalid("n_group", self.n_group, wanted));
-        }
-        if self.topk_group > self.n_group {
-            let wanted = format_args!("at most n_group ({})", self.n_group);
-            return Err(fields.invalid("topk_group", self.topk_group, wanted));
-        }
-        let choice = group * self.topk_group;
-        if self.num_experts_per_tok > choice {
-            let wanted = format_args!("at most the {choice} experts that a token may choose from");
-            return Err(fields.invalid("num_experts_per_tok", self.num_experts_per_tok, wanted));
-        }
-        if self.rms_norm_eps <= 0.0 {
-            return Err(fields.invalid("rms_norm_eps", self.rms_norm_eps, "a number above 0"));
-        }
-        self.check_layer_types(fields)
+        self.skeleton().validate(fields)
     }
-
-    /// transformers 5 may list each layer's kind: it has to say what `is_moe_layer` says.
-    fn check_layer_types(&self, fields: &Fields<'_>) -> Result<(), ConfigError> {
-        const KEY: &str = "mlp_layer_types";
-        let Some(kinds) = fields.texts(KEY)? else { return Ok(()) };
-        let layers = self.num_hidden_layers;
-        if kinds.len() != layers {
-            let found = format_args!("a list of {}", kinds.len());
-            return Err(fields.invalid(
-                KEY,
-                found,
-                format_args!("num_hidden_layers ({layers}) entries"),
-            ));
-        }
-        for (index, found) in kinds.into_iter().enumerate() {
-            let wanted = if self.is_moe_layer(index) { "sparse" } else { "dense" };
-            if found != wanted {
-                let dense = self.first_k_dense_replace;
-                return Err(fields.invalid(
-                    &format!("{KEY}[{index}]"),
-                    quoted(found),
-                    format_args!("`{wanted}`, because first_k_dense_replace is {dense}"),
-                ));
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Refuses keys that name another formula than the one that is implemented.
-fn refuse_other_formulas(fields: &Fields<'_>) -> Result<(), ConfigError> {
-    for (key, wanted) in
-        [("hidden_act", "silu"), ("scoring_func", "sigmoid"), ("topk_method", "noaux_tc")]
-    {
-        match fields.text(key)? {
-            Some(found) if found != wanted => {
-                return Err(fields.invalid(key, quoted(found), quoted(wanted)));
-            }
-            _ => {}
-        }
-    }
-    for key in ["dtype", "torch_dtype"] {
-        match fields.text(key)? {
-            None | Some("bfloat16" | "float16" | "float32") => {}
-            Some(found) => {
-                let wanted = "`bfloat16`, `float16` or `float32`";
-                return Err(fields.invalid(key, quoted(found), wanted));
-            }
-        }
-    }
-    // Attention here sees the whole sequence.
-    if let Some(window) = fields.count("sliding_window")? {
-        return Err(fields.invalid("sliding_window", window, "null"));
-    }
-    Ok(())
-}
-
-fn narrow(count: u128) -> u64 {
-    u64::try_from(count).unwrap_or(u64::MAX)
 }

@@ -1,0 +1,5 @@
+//! GLM-4.7-Flash (transformers' `Glm4MoeLiteForCausalLM`).
+
+mod config;
+
+pub use config::Config;
