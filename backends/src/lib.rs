@@ -4,11 +4,14 @@
 //! know what a request, a sequence's owner or a layer of a model is.
 //!
 //! - [`device`]: from `"cuda:0"`, `"vulkan"`, `"cpu"`, … to an open device
+//! - [`fp8`], [`weight`]: weight matrices as a device holds them
 //! - [`kv`]: bytes and slots of the paged cache
 //! - [`ops`]: the operations of the graph, each with its reference and its cases
 //! - [`ranks`]: where a model is divided over devices
 
 pub mod device;
+pub mod fp8;
 pub mod kv;
 pub mod ops;
 pub mod ranks;
+pub mod weight;

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use glm_backends::device::Selection;
-use glm_runtime::DtypeChoice;
+use glm_runtime::{DtypeChoice, Fp8Choice, QuantChoice};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -105,6 +105,15 @@ pub(crate) struct EngineArgs {
     /// Number format to compute in: auto (the checkpoint's), bf16, f16 or f32
     #[arg(long, default_value = "auto")]
     pub(crate) dtype: DtypeChoice,
+    /// Quantise the weights while loading: none or fp8 (one byte a weight)
+    #[arg(long, default_value = "none")]
+    pub(crate) quant: QuantChoice,
+    /// FP8 weights with float (w8a16) or FP8 activations (w8a8); auto is w8a16
+    #[arg(long, default_value = "auto", hide_short_help = true)]
+    pub(crate) fp8: Fp8Choice,
+    /// Load weights that are NaN or infinite all the same
+    #[arg(long, hide_short_help = true)]
+    pub(crate) allow_nan: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

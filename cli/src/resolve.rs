@@ -160,7 +160,13 @@ impl Place {
             Selection::Auto => format!("device: {}", device.why),
             Selection::Named { .. } => format!("device: {}, {}", device.label(), device.why),
         });
-        let config = EngineConfig { dtype: args.dtype, ..EngineConfig::default() };
+        let config = EngineConfig {
+            dtype: args.dtype,
+            fp8: args.fp8,
+            quant: args.quant,
+            allow_nan: args.allow_nan,
+            ..EngineConfig::default()
+        };
         Ok(Self { device, config })
     }
 

@@ -13,9 +13,11 @@ use serde_json::{Map, Value};
 use crate::{glm4_moe, glm4_moe_lite};
 
 mod fields;
+mod quantization;
 mod skeleton;
 
 pub use fields::Fields;
+pub use quantization::{ActivationScheme, Quantization, ScaleLayout};
 pub(crate) use skeleton::{
     Skeleton, narrow, prediction_layers, refuse_other_formulas, stored_dtype, wide,
 };
@@ -100,6 +102,15 @@ impl Config {
         match self {
             Self::Glm4Moe(config) => config.dtype.as_deref(),
             Self::Glm4MoeLite(config) => config.dtype.as_deref(),
+        }
+    }
+
+    /// Which matrices are FP8; `None` for a checkpoint in floats.
+    #[must_use]
+    pub fn quantization(&self) -> Option<&Quantization> {
+        match self {
+            Self::Glm4Moe(config) => config.quantization.as_ref(),
+            Self::Glm4MoeLite(config) => config.quantization.as_ref(),
         }
     }
 
@@ -196,24 +207,6 @@ impl Rope {
         }
         Ok(Self { theta, partial_rotary_factor: factor })
     }
-}
-
-/// Refuses the quantisation block: quantised checkpoints do not load yet.
-///
-/// # Errors
-/// [`ConfigError::Invalid`] with the method and format that the block names.
-pub(crate) fn refuse_quantization(fields: &Fields<'_>) -> Result<(), ConfigError> {
-    for key in ["quantization_config", "compression_config"] {
-        let Some(block) = fields.object(key)? else { continue };
-        let method = block.text("quant_method")?.unwrap_or("an unnamed method");
-        let format = block.text("format")?.unwrap_or("no format");
-        return Err(fields.invalid(
-            key,
-            format_args!("{method} ({format})"),
-            "none: quantised checkpoints are not supported yet, use the BF16 checkpoint",
-        ));
-    }
-    Ok(())
 }
 
 /// A string as errors show it.

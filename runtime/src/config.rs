@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use burn::tensor::DType;
 use glm_models::model::Parts;
+use glm_models::weights::{Fp8Numerics, Quantise};
 
 /// Choices for a loaded model.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,6 +18,12 @@ pub struct EngineConfig {
     pub max_context: Option<usize>,
     /// Which parts of the checkpoint are loaded.
     pub parts: Parts,
+    /// What FP8 weights are multiplied with.
+    pub fp8: Fp8Choice,
+    /// What weights that are stored in floats become.
+    pub quant: QuantChoice,
+    /// Whether NaN and infinite weights are taken as they are.
+    pub allow_nan: bool,
 }
 
 impl Default for EngineConfig {
@@ -26,7 +33,96 @@ impl Default for EngineConfig {
             prefill_chunk: 256,
             max_context: None,
             parts: Parts::Main,
+            fp8: Fp8Choice::Auto,
+            quant: QuantChoice::None,
+            allow_nan: false,
         }
+    }
+}
+
+/// The numerics of FP8 weights as the user names them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Fp8Choice {
+    /// `W8a16`: it is the more exact one, and no device here computes the other one faster yet.
+    #[default]
+    Auto,
+    /// FP8 weights, activations in the model's dtype.
+    W8a16,
+    /// FP8 weights and, token by token, FP8 activations, as FP8 checkpoints are meant.
+    W8a8,
+}
+
+impl Fp8Choice {
+    /// What it comes to.
+    pub fn numerics(self) -> Fp8Numerics {
+        match self {
+            Fp8Choice::Auto | Fp8Choice::W8a16 => Fp8Numerics::W8a16,
+            Fp8Choice::W8a8 => Fp8Numerics::W8a8,
+        }
+    }
+}
+
+impl FromStr for Fp8Choice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "auto" => Ok(Fp8Choice::Auto),
+            "w8a16" => Ok(Fp8Choice::W8a16),
+            "w8a8" => Ok(Fp8Choice::W8a8),
+            other => Err(format!("`{other}` is not known, wanted auto, w8a16 or w8a8")),
+        }
+    }
+}
+
+impl fmt::Display for Fp8Choice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Fp8Choice::Auto => "auto",
+            Fp8Choice::W8a16 => "w8a16",
+            Fp8Choice::W8a8 => "w8a8",
+        })
+    }
+}
+
+/// Quantisation on loading as the user names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum QuantChoice {
+    /// Weights stay as they are stored.
+    #[default]
+    None,
+    /// Linear layers but head, router and `eh_proj` become FP8 with one scale an output channel.
+    Fp8,
+}
+
+impl QuantChoice {
+    /// What it comes to.
+    pub fn quantise(self) -> Quantise {
+        match self {
+            QuantChoice::None => Quantise::No,
+            QuantChoice::Fp8 => Quantise::Fp8,
+        }
+    }
+}
+
+impl FromStr for QuantChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "none" => Ok(QuantChoice::None),
+            "fp8" => Ok(QuantChoice::Fp8),
+            other => Err(format!("`{other}` is not known, wanted none or fp8")),
+        }
+    }
+}
+
+impl fmt::Display for QuantChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            QuantChoice::None => "none",
+            QuantChoice::Fp8 => "fp8",
+        })
     }
 }
 

@@ -12,7 +12,7 @@ use glm_models::config::Config;
 use glm_models::forward::SequenceInput;
 use glm_models::model::Model;
 use glm_models::trace::Trace;
-use glm_models::weights::{Loader, StoredDtype, TensorSource};
+use glm_models::weights::{Format, Loader, StoredDtype, TensorSource};
 
 use crate::config::EngineConfig;
 use crate::error::{EngineError, RequestError};
@@ -75,7 +75,14 @@ impl Engine {
             done.set(done.get() + bytes);
             (progress.borrow_mut())(LoadProgress { done_bytes: done.get(), total_bytes });
         };
-        let loader = Loader::new(&files.checkpoint, &device.device, dtype, Rank::SINGLE, &report);
+        let format = Format {
+            dtype,
+            fp8: config.fp8.numerics(),
+            quantise: config.quant.quantise(),
+            quantization: files.config.quantization().cloned(),
+            allow_nan: config.allow_nan,
+        };
+        let loader = Loader::new(&files.checkpoint, &device.device, Rank::SINGLE, format, &report);
         let model = Model::load(loader, &files.config, context_length, config.parts)?;
         (progress.borrow_mut())(LoadProgress { done_bytes: total_bytes, total_bytes });
 

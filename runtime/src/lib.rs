@@ -23,7 +23,7 @@ mod sampler;
 mod sequence;
 pub mod text;
 
-pub use config::{DtypeChoice, EngineConfig};
+pub use config::{DtypeChoice, EngineConfig, Fp8Choice, QuantChoice};
 pub use engine::{Engine, LoadProgress};
 pub use error::{EngineError, RequestError};
 pub use glm_models::trace::{TensorRecord, Values};

@@ -3,6 +3,8 @@
 
 use burn::tensor::{DType, Device, Int, Shape, Tensor, TensorData};
 
+use crate::fp8::{Activations, CODES_PER_WORD, Fp8Matrix};
+
 /// One op and the inputs it is tried on.
 #[derive(Debug)]
 pub struct Kernel {
@@ -69,6 +71,25 @@ impl Inputs {
         let values: Vec<i32> =
             (0..count).map(|_| (self.next_unit() * bound as f64) as i32).collect();
         Tensor::from_data(TensorData::new(values, Shape::from(shape)), &self.device)
+    }
+
+    /// A matrix `[rows, width]` of E4M3 codes of at most ±1.875 with scales up to 0.1, one for
+    /// every `group` columns.
+    pub fn fp8(
+        &mut self,
+        [rows, width]: [usize; 2],
+        group: usize,
+        activations: Activations,
+    ) -> Fp8Matrix {
+        let words = width.div_ceil(CODES_PER_WORD);
+        // Without the highest bit of the exponent no code is NaN.
+        let word =
+            |inputs: &mut Self| (inputs.next_unit() * (1u64 << 32) as f64) as u32 & 0xbfbf_bfbf;
+        let values: Vec<i32> = (0..rows * words).map(|_| word(self).cast_signed()).collect();
+        let values = TensorData::new(values, [rows, words]);
+        let codes = Tensor::from_data(values, (&self.device, DType::I32));
+        let scales = self.floats([rows, width.div_ceil(group)], 0.1).abs();
+        Fp8Matrix::new(codes, scales, [width, group], activations)
     }
 
     /// The values of an output, read back. A kernel that failed reports it only here.

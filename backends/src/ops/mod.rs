@@ -9,6 +9,7 @@ mod linear;
 mod moe_experts;
 mod moe_route;
 mod paged_attention;
+mod quantise_fp8;
 mod rms_norm;
 mod rope;
 mod sample;
@@ -20,6 +21,7 @@ pub use linear::linear;
 pub use moe_experts::{ExpertGroup, ExpertWeights, moe_experts};
 pub use moe_route::{Routed, Routing, moe_route};
 pub use paged_attention::paged_attention;
+pub use quantise_fp8::{Fp8Activations, quantise_fp8};
 pub use rms_norm::rms_norm;
 pub use rope::{RotaryTable, Rotation, rope};
 pub use sample::{Draw, Penalties, argmax, penalise, sample};
@@ -33,6 +35,7 @@ pub const KERNELS: &[&case::Kernel] = &[
     &moe_experts::cases::KERNEL,
     &moe_route::cases::KERNEL,
     &paged_attention::cases::KERNEL,
+    &quantise_fp8::cases::KERNEL,
     &rms_norm::cases::KERNEL,
     &rope::cases::KERNEL,
     &sample::cases::KERNEL,

@@ -37,6 +37,32 @@ impl<'a> Fields<'a> {
         })
     }
 
+    /// The block under `key`, which has to be there.
+    ///
+    /// # Errors
+    /// Those of `object`, and [`ConfigError::Missing`].
+    pub fn required_object(&self, key: &str) -> Result<Self, ConfigError> {
+        self.object(key)?.ok_or_else(|| self.missing(key))
+    }
+
+    /// All values of this object, each of them an object.
+    ///
+    /// # Errors
+    /// A value that is not an object.
+    pub fn objects(&self) -> Result<Vec<Self>, ConfigError> {
+        self.map.keys().map(|key| self.required_object(key)).collect()
+    }
+
+    /// A list of whole numbers from 1.
+    ///
+    /// # Errors
+    /// A value that is not a list, or holds something else.
+    pub fn sizes(&self, key: &str) -> Result<Option<Vec<usize>>, ConfigError> {
+        self.read(key, "a list of whole numbers from 1", |value| {
+            value.as_array()?.iter().map(|value| whole(value, 1)).collect()
+        })
+    }
+
     /// A whole number from 0.
     ///
     /// # Errors

@@ -3,7 +3,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use super::{Config, ConfigError, Parameters};
+use super::{ActivationScheme, Config, ConfigError, Parameters, ScaleLayout};
 use crate::glm4_moe;
 
 mod lite;
@@ -250,11 +250,10 @@ fn other_formulas() {
     let linear = json!({"rope_parameters": {"rope_type": "linear", "factor": 2.0}});
     refused(&linear, &format!("`rope_parameters.rope_type` is `linear`, {plain}"));
     refused(
-        &json!({"quantization_config": {
-            "quant_method": "compressed-tensors", "format": "float-quantized"
-        }}),
-        "`quantization_config` is compressed-tensors (float-quantized), wanted none: \
-         quantised checkpoints are not supported yet, use the BF16 checkpoint",
+        &json!({"quantization_config": {"quant_method": "gptq", "bits": 4}}),
+        "`quantization_config.quant_method` is `gptq`, wanted `compressed-tensors` with format \
+         `float-quantized` (8-bit float weights per channel, tensor or block), or `fp8` with fmt \
+         `e4m3`",
     );
 }
 
@@ -331,12 +330,20 @@ fn published_configurations() {
     ] {
         assert_eq!(main_family(read(name).expect(name)), accepted(&wanted), "{name}");
     }
-    for name in ["GLM-4.5-FP8", "GLM-4.5-Air-FP8", "GLM-4.6-FP8", "GLM-4.7-FP8"] {
-        let message = read(name).expect_err(name).to_string();
-        assert!(
-            message.contains("`quantization_config` is compressed-tensors"),
-            "{name}: {message}"
-        );
+    for name in ["GLM-4.5", "GLM-4.5-Air", "GLM-4.6", "GLM-4.7"] {
+        let mut quantised = main_family(read(&format!("{name}-FP8")).expect(name));
+        let block = quantised.quantization.take().expect("a quantisation");
+        assert_eq!(quantised, main_family(read(name).expect(name)), "{name}");
+        assert_eq!(block.scales, ScaleLayout::Channel, "{name}");
+        assert_eq!(block.activations, Some(ActivationScheme::Token), "{name}");
+        for (module, ignored) in [
+            ("lm_head", true),
+            ("model.layers.5.mlp.gate", true),
+            ("model.layers.5.self_attn.q_proj", false),
+            ("model.layers.5.mlp.experts.3.down_proj", false),
+        ] {
+            assert_eq!(block.ignores(module), ignored, "{name}: {module}");
+        }
     }
     assert_eq!(read("GLM-4.7-Flash").expect("Flash"), lite::flash_config());
 }

@@ -8,7 +8,7 @@ use super::layer::DecoderLayer;
 use crate::forward::ForwardBatch;
 use crate::nn::{Embedding, Linear, RmsNorm};
 use crate::trace::Trace;
-use crate::weights::{LoadError, Loader, Split};
+use crate::weights::{LoadError, Loader};
 
 /// The language model: embedding, decoder layers, norm and head.
 #[derive(Debug)]
@@ -37,7 +37,7 @@ impl Glm4Moe {
             // A head that is stored all the same is the one to use, as transformers does.
             head: match config.tie_word_embeddings && !w.has("lm_head.weight") {
                 true => Linear::tied(embedding.table()),
-                false => Linear::load(&w.at("lm_head"), table, Split::Replicated)?,
+                false => Linear::load_kept(&w.at("lm_head"), table)?,
             },
             embedding,
             rotary: rotary_table(config, context, w.device()),

@@ -1,8 +1,8 @@
 //! The dimensions and choices of a `glm4_moe_lite` checkpoint.
 
 use crate::config::{
-    ConfigError, Fields, Parameters, Rope, Skeleton, narrow, prediction_layers,
-    refuse_other_formulas, refuse_quantization, stored_dtype, wide,
+    ConfigError, Fields, Parameters, Quantization, Rope, Skeleton, narrow, prediction_layers,
+    refuse_other_formulas, stored_dtype, wide,
 };
 
 /// `config.json` of a `glm4_moe_lite` checkpoint, under the file's own names.
@@ -73,6 +73,8 @@ pub struct Config {
     pub dtype: Option<String>,
     /// Token ids that end a text; one number or a list in the file. Default none.
     pub eos_token_id: Vec<u32>,
+    /// `quantization_config`: which matrices are FP8. Default none.
+    pub quantization: Option<Quantization>,
 }
 
 impl Config {
@@ -82,7 +84,6 @@ impl Config {
     /// A missing key, a value of the wrong type, and all that `validate` refuses.
     pub fn read(fields: &Fields<'_>) -> Result<Self, ConfigError> {
         refuse_other_formulas(fields)?;
-        refuse_quantization(fields)?;
         if fields.flag("attention_bias")? == Some(true) {
             return Err(fields.invalid("attention_bias", true, false));
         }
@@ -125,6 +126,7 @@ impl Config {
             hidden_act: fields.text("hidden_act")?.unwrap_or("silu").to_owned(),
             dtype: stored_dtype(fields)?,
             eos_token_id: fields.token_ids("eos_token_id")?,
+            quantization: Quantization::read(fields)?,
         };
         config.validate(fields)?;
         Ok(config)

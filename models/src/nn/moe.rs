@@ -1,9 +1,10 @@
 use burn::tensor::{DType, Int, Tensor};
 use glm_backends::ops::{self, ExpertGroup, ExpertWeights, Routed, Routing};
+use glm_backends::weight::Weight;
 
 use super::Mlp;
 use crate::trace::LayerTrace;
-use crate::weights::{LoadError, Weights};
+use crate::weights::{LoadError, OnLoad, Piece, Weights};
 
 /// Dimensions and choices of a mixture of experts.
 #[derive(Debug, Clone, Copy)]
@@ -51,7 +52,7 @@ impl Moe {
 /// The choice of experts, in f32 from the logits on: bf16 cannot tell close scores apart.
 #[derive(Debug)]
 struct Router {
-    weight: Tensor<2>,
+    weight: Weight,
     selection_bias: Tensor<1>,
     routing: Routing,
 }
@@ -60,14 +61,14 @@ impl Router {
     fn load(w: &Weights<'_>, shape: &MoeShape) -> Result<Self, LoadError> {
         let experts = shape.n_routed_experts;
         Ok(Self {
-            weight: w.wide_tensor("weight", [experts, shape.hidden_size])?,
+            weight: Weight::Dense(w.wide_tensor("weight", [experts, shape.hidden_size])?),
             selection_bias: w.wide_tensor("e_score_correction_bias", [experts])?,
             routing: shape.routing,
         })
     }
 
     fn forward(&self, x: Tensor<2>, live: Tensor<1, Int>, trace: &mut LayerTrace<'_>) -> Routed {
-        let logits = ops::linear(x.cast(DType::F32), self.weight.clone(), None);
+        let logits = ops::linear(x.cast(DType::F32), &self.weight, None);
         trace.floats("router_logits", &logits);
         let routed = ops::moe_route(logits, self.selection_bias.clone(), live, &self.routing);
         trace.routed(&routed);
@@ -83,42 +84,45 @@ fn load_experts(w: &Weights<'_>, shape: &MoeShape) -> Result<ExpertWeights, Load
     let experts = shape.n_routed_experts;
     let divided = w.rank().range(width);
     let part = divided.ok_or_else(|| w.indivisible("0.gate_proj.weight", &[width, hidden]))?;
-    let held = part.len();
     let fused = w.has("gate_up_proj");
 
-    let per_group = ExpertWeights::experts_per_group(experts, 2 * held * hidden * 4);
-    let mut groups = Vec::new();
-    for first in (0..experts).step_by(per_group) {
+    // Rows of gate (0) or up (1), and of down, of one expert.
+    let gate_or_up = |id: usize, half: usize| match fused {
+        true => Piece {
+            name: "gate_up_proj".into(),
+            shape: vec![experts, 2 * width, hidden],
+            part: vec![id..id + 1, half * width + part.start..half * width + part.end, 0..hidden],
+        },
+        false => Piece {
+            name: format!("{id}.{}.weight", ["gate_proj", "up_proj"][half]),
+            shape: vec![width, hidden],
+            part: vec![part.clone(), 0..hidden],
+        },
+    };
+    let down = |id: usize| match fused {
+        true => Piece {
+            name: "down_proj".into(),
+            shape: vec![experts, hidden, width],
+            part: vec![id..id + 1, 0..hidden, part.clone()],
+        },
+        false => Piece {
+            name: format!("{id}.down_proj.weight"),
+            shape: vec![hidden, width],
+            part: vec![0..hidden, part.clone()],
+        },
+    };
+    let per_group = ExpertWeights::experts_per_group(experts, 2 * part.len() * hidden * 4);
+    let group = |first: usize| {
         let ids = first..experts.min(first + per_group);
-        let count = ids.len();
-
-        let mut gate_up = w.buffer(count * 2 * held * hidden);
-        for id in ids.clone() {
-            for (half, name) in ["gate_proj", "up_proj"].into_iter().enumerate() {
-                if fused {
-                    let rows = half * width + part.start..half * width + part.end;
-                    let shape = [experts, 2 * width, hidden];
-                    w.append(&mut gate_up, "gate_up_proj", shape, &[id..id + 1, rows, 0..hidden])?;
-                } else {
-                    let w = w.at(id).at(name);
-                    w.append(&mut gate_up, "weight", [width, hidden], &[part.clone(), 0..hidden])?;
-                }
-            }
-        }
-        let gate_up = w.place(gate_up, [count, 2 * held, hidden]);
-
-        let mut down = w.buffer(count * hidden * held);
-        for id in ids {
-            if fused {
-                let part = &[id..id + 1, 0..hidden, part.clone()];
-                w.append(&mut down, "down_proj", [experts, hidden, width], part)?;
-            } else {
-                let w = w.at(id).at("down_proj");
-                w.append(&mut down, "weight", [hidden, width], &[0..hidden, part.clone()])?;
-            }
-        }
-        let down = w.place(down, [count, hidden, held]);
-        groups.push(ExpertGroup { gate_up, down });
-    }
+        let gate_up: Vec<_> =
+            ids.clone().flat_map(|id| [gate_or_up(id, 0), gate_or_up(id, 1)]).collect();
+        let down: Vec<_> = ids.clone().map(down).collect();
+        Ok(ExpertGroup {
+            experts: ids.len(),
+            gate_up: w.stack(&gate_up, OnLoad::Quantise)?,
+            down: w.stack(&down, OnLoad::Quantise)?,
+        })
+    };
+    let groups = (0..experts).step_by(per_group).map(group).collect::<Result<_, _>>()?;
     Ok(ExpertWeights::new(groups, per_group))
 }

@@ -1,7 +1,7 @@
 use burn::tensor::Tensor;
 
 use super::{Linear, RmsNorm};
-use crate::weights::{LoadError, Split, Weights};
+use crate::weights::{LoadError, Weights};
 
 /// What a multi-token-prediction layer has around its decoder layer
 /// ([DeepSeek-V3 2024](https://arxiv.org/abs/2412.19437), section 2.2).
@@ -19,7 +19,7 @@ impl MtpHead {
         Ok(Self {
             embedding_norm: RmsNorm::load(&w.at("enorm"), hidden, eps)?,
             hidden_norm: RmsNorm::load(&w.at("hnorm"), hidden, eps)?,
-            projection: Linear::load(&w.at("eh_proj"), shape, Split::Replicated)?,
+            projection: Linear::load_kept(&w.at("eh_proj"), shape)?,
             norm: RmsNorm::load(&w.at("shared_head.norm"), hidden, eps)?,
         })
     }

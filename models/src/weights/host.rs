@@ -9,7 +9,7 @@ use super::StoredDtype;
 
 /// Values of one dtype in host memory, to be moved to a device as one tensor.
 #[derive(Debug)]
-pub struct HostBuffer {
+pub(super) struct HostBuffer {
     values: Values,
     /// Values that it will hold; room is made with the first of them, so that a shape which no
     /// file confirms allocates nothing.
@@ -28,7 +28,7 @@ impl HostBuffer {
     ///
     /// # Panics
     /// For a dtype that no model is kept in.
-    pub fn new(dtype: DType, capacity: usize) -> Self {
+    pub(super) fn new(dtype: DType, capacity: usize) -> Self {
         let values = match dtype {
             DType::BF16 => Values::Bf16(Vec::new()),
             DType::F16 => Values::F16(Vec::new()),
@@ -38,30 +38,28 @@ impl HostBuffer {
         HostBuffer { values, capacity }
     }
 
-    /// Appends the range `part` of a stored tensor of `shape`, converted to the buffer's dtype;
-    /// the stored dtype comes back as the error when it is not one that is read.
+    /// Appends the range `part` of a tensor of `shape` that is stored in floats, converted to the
+    /// buffer's dtype; says whether all of it is finite.
     pub(super) fn extend(
         &mut self,
         bytes: &[u8],
         stored: &StoredDtype,
         shape: &[usize],
         part: &[Range<usize>],
-    ) -> Result<(), StoredDtype> {
-        let size = match stored {
-            StoredDtype::Bf16 | StoredDtype::F16 => 2,
-            StoredDtype::F32 => 4,
-            other => return Err(other.clone()),
-        };
+    ) -> bool {
         self.make_room();
+        let size = size(stored);
+        let mut finite = true;
         for run in runs(shape, part) {
             let bytes = &bytes[run.start * size..run.end * size];
+            finite &= is_finite(bytes, stored);
             match stored {
                 StoredDtype::Bf16 => self.extend_from(bytes, |b| bf16::from_le_bytes(b).to_f32()),
                 StoredDtype::F16 => self.extend_from(bytes, |b| f16::from_le_bytes(b).to_f32()),
                 _ => self.extend_from(bytes, f32::from_le_bytes),
             }
         }
-        Ok(())
+        finite
     }
 
     /// Every value passes through f32, which holds all of bf16 and f16 exactly.
@@ -73,6 +71,17 @@ impl HostBuffer {
             Values::Bf16(held) => held.extend(values.map(bf16::from_f32)),
             Values::F16(held) => held.extend(values.map(f16::from_f32)),
             Values::F32(held) => held.extend(values),
+        }
+    }
+
+    /// The values of a buffer in f32.
+    ///
+    /// # Panics
+    /// For a buffer of another dtype.
+    pub(super) fn into_f32(self) -> Vec<f32> {
+        match self.values {
+            Values::F32(values) => values,
+            other => panic!("f32 values, not {other:?}"),
         }
     }
 
@@ -96,8 +105,48 @@ impl HostBuffer {
     }
 }
 
+/// Bytes of a stored float.
+///
+/// # Panics
+/// For types that are no floats of 16 or 32 bits.
+pub(super) fn size(stored: &StoredDtype) -> usize {
+    match stored {
+        StoredDtype::Bf16 | StoredDtype::F16 => 2,
+        StoredDtype::F32 => 4,
+        other => panic!("{other} is no float that is read"),
+    }
+}
+
+/// Appends stored floats to `values`.
+pub(super) fn decode_into(values: &mut Vec<f32>, bytes: &[u8], stored: &StoredDtype) {
+    let halves = || bytes.as_chunks::<2>().0.iter();
+    match stored {
+        StoredDtype::Bf16 => values.extend(halves().map(|b| bf16::from_le_bytes(*b).to_f32())),
+        StoredDtype::F16 => values.extend(halves().map(|b| f16::from_le_bytes(*b).to_f32())),
+        _ => values.extend(bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b))),
+    }
+}
+
+/// Whether no stored value has all bits of its exponent set.
+fn is_finite(bytes: &[u8], stored: &StoredDtype) -> bool {
+    let halves = |exponent: u16| {
+        let special = |b: &[u8; 2]| u16::from_le_bytes(*b) & exponent == exponent;
+        // Without an early end the loop is wide.
+        bytes.as_chunks::<2>().0.iter().fold(false, |found, bytes| found | special(bytes))
+    };
+    !match stored {
+        StoredDtype::Bf16 => halves(0x7f80),
+        StoredDtype::F16 => halves(0x7c00),
+        _ => {
+            let words = bytes.as_chunks::<4>().0.iter();
+            let special = |b: &[u8; 4]| u32::from_le_bytes(*b) & 0x7f80_0000 == 0x7f80_0000;
+            words.fold(false, |found, bytes| found | special(bytes))
+        }
+    }
+}
+
 /// The consecutive elements that make up `part` of a row-major tensor of `shape`.
-fn runs(shape: &[usize], part: &[Range<usize>]) -> Vec<Range<usize>> {
+pub(super) fn runs(shape: &[usize], part: &[Range<usize>]) -> Vec<Range<usize>> {
     let Some((first, rest)) = shape.split_first() else {
         return std::iter::once(0..1).collect();
     };
@@ -138,7 +187,7 @@ mod tests {
         for dtype in [DType::BF16, DType::F16, DType::F32] {
             let mut buffer = HostBuffer::new(dtype, 3);
             let all = std::slice::from_ref(&(0..3));
-            buffer.extend(&stored, &StoredDtype::Bf16, &[3], all).unwrap();
+            assert!(buffer.extend(&stored, &StoredDtype::Bf16, &[3], all));
             let values: Vec<f32> = match buffer.values {
                 Values::Bf16(values) => values.iter().map(|v| v.to_f32()).collect(),
                 Values::F16(values) => values.iter().map(|v| v.to_f32()).collect(),

@@ -1,3 +1,5 @@
+use burn::tensor::{DType, Device, Tensor};
+
 use super::*;
 
 /// One matrix `w` of 4 x 6 values counting from 0, and a vector `v`.
@@ -42,7 +44,7 @@ fn with<T>(source: &Two, rank: Rank, read: impl FnOnce(&Loader<'_>) -> T) -> (T,
     let done = std::cell::Cell::new(0);
     let progress = |bytes| done.set(done.get() + bytes);
     let device = Device::flex();
-    let loader = Loader::new(source, &device, DType::F32, rank, &progress);
+    let loader = Loader::new(source, &device, rank, Format::plain(DType::F32), &progress);
     let result = read(&loader);
     drop(loader);
     (result, done.get())
@@ -58,7 +60,10 @@ fn a_rank_reads_its_rows_or_columns_only() {
     let source = Two::new();
     let second = Rank::new(1, 2);
     let read = |split| {
-        with(&source, second, |loader| loader.root().at("a").matrix("w", [4, 6], split).unwrap())
+        with(&source, second, |loader| {
+            let w = loader.root().at("a");
+            w.weight("w", [4, 6], split, OnLoad::Keep).unwrap().dense(DType::F32)
+        })
     };
     let (column, bytes) = read(Split::Column);
     assert_eq!(values(column), (12..24).map(|v| v as f32).collect::<Vec<_>>());
@@ -75,7 +80,8 @@ fn a_rank_reads_its_rows_or_columns_only() {
 fn an_axis_that_does_not_divide_is_refused() {
     let source = Two::new();
     let (error, _) = with(&source, Rank::new(0, 5), |loader| {
-        loader.root().at("a").matrix("w", [4, 6], Split::Row).unwrap_err().to_string()
+        let w = loader.root().at("a");
+        w.weight("w", [4, 6], Split::Row, OnLoad::Keep).unwrap_err().to_string()
     });
     assert_eq!(error, "tensor `a.w`: an axis of [4, 6] does not divide into 5 equal parts");
 }
@@ -107,7 +113,8 @@ fn what_nothing_read_is_refused_by_name_unless_ignored() {
     let device = Device::flex();
     let finish = |ignored: fn(&str) -> bool| {
         let progress = |_| ();
-        let loader = Loader::new(&source, &device, DType::F32, Rank::SINGLE, &progress);
+        let format = Format::plain(DType::F32);
+        let loader = Loader::new(&source, &device, Rank::SINGLE, format, &progress);
         loader.root().at("a").tensor("w", [4, 6]).unwrap();
         loader.finish(ignored)
     };

@@ -1,19 +1,34 @@
 use super::linear;
+use crate::fp8::Activations;
 use crate::ops::case::{Case, Kernel};
+use crate::weight::Weight;
 
+/// Shape of a case: tokens, in, out, columns per scale of FP8 weights (0 for floats), and 1 where
+/// the activations are FP8 too.
 pub(crate) const KERNEL: Kernel = Kernel {
     name: "linear",
     cases: &[
-        Case { label: "decode", shape: &[1, 512, 384], seed: 1 },
-        Case { label: "prefill", shape: &[64, 256, 192], seed: 2 },
-        Case { label: "odd_widths", shape: &[7, 84, 53], seed: 3 },
+        Case { label: "decode", shape: &[1, 512, 384, 0, 0], seed: 1 },
+        Case { label: "prefill", shape: &[64, 256, 192, 0, 0], seed: 2 },
+        Case { label: "odd_widths", shape: &[7, 84, 53, 0, 0], seed: 3 },
+        Case { label: "w8a16_decode", shape: &[1, 512, 384, 512, 0], seed: 4 },
+        Case { label: "w8a16_odd_widths", shape: &[7, 83, 53, 83, 0], seed: 5 },
+        Case { label: "w8a16_blocks", shape: &[5, 300, 40, 128, 0], seed: 6 },
+        Case { label: "w8a8_prefill", shape: &[33, 256, 192, 256, 1], seed: 7 },
     ],
-    tolerance: 1e-4,
+    tolerance: 1e-3,
     run: |case, inputs| {
-        let [rows, width, out] = case.dims();
+        let [rows, width, out, group, fp8_activations] = case.dims();
+        let activations = match fp8_activations {
+            0 => Activations::Float,
+            _ => Activations::PerToken,
+        };
         let x = inputs.floats([rows, width], 1.0);
-        let weight = inputs.floats([out, width], 0.1);
+        let weight = match group {
+            0 => Weight::Dense(inputs.floats([out, width], 0.1)),
+            group => Weight::Fp8(inputs.fp8([out, width], group, activations)),
+        };
         let bias = inputs.floats([out], 1.0);
-        inputs.values(linear(x, weight, Some(bias)))
+        inputs.values(linear(x, &weight, Some(bias)))
     },
 };

@@ -3,9 +3,10 @@
 pub(super) mod cases;
 mod reference;
 
-use burn::tensor::{Tensor, s};
+use burn::tensor::Tensor;
 
 use crate::ops::Routed;
+use crate::weight::Weight;
 
 /// Weights of all experts of a layer, stacked in buffers of a bounded size.
 ///
@@ -18,13 +19,15 @@ pub struct ExpertWeights {
     experts: usize,
 }
 
-/// The weights of consecutive experts.
+/// The weights of consecutive experts, stacked along the rows.
 #[derive(Debug)]
 pub struct ExpertGroup {
-    /// Gate rows, then up rows: `[experts, 2 * width, hidden]`.
-    pub gate_up: Tensor<3>,
-    /// `[experts, hidden, width]`
-    pub down: Tensor<3>,
+    /// Number of experts.
+    pub experts: usize,
+    /// Gate rows, then up rows of each expert: `[experts * 2 * width, hidden]`.
+    pub gate_up: Weight,
+    /// `[experts * hidden, width]`
+    pub down: Weight,
 }
 
 impl ExpertWeights {
@@ -41,9 +44,9 @@ impl ExpertWeights {
     /// # Panics
     /// When a group other than the last holds another number of experts.
     pub fn new(groups: Vec<ExpertGroup>, per_group: usize) -> Self {
-        let experts = groups.iter().map(|group| group.gate_up.dims()[0]).sum();
+        let experts = groups.iter().map(|group| group.experts).sum();
         for group in groups.iter().rev().skip(1) {
-            assert_eq!(group.gate_up.dims()[0], per_group, "experts in a group");
+            assert_eq!(group.experts, per_group, "experts in a group");
         }
         ExpertWeights { groups, per_group, experts }
     }
@@ -54,20 +57,22 @@ impl ExpertWeights {
     }
 
     /// Gate-up `[2 * width, hidden]` and down `[hidden, width]` of one expert.
-    fn expert(&self, id: usize) -> (Tensor<2>, Tensor<2>) {
+    fn expert(&self, id: usize) -> (Weight, Weight) {
         let group = &self.groups[id / self.per_group];
         let row = id % self.per_group;
-        (
-            group.gate_up.clone().slice(s![row..row + 1]).squeeze_dim(0),
-            group.down.clone().slice(s![row..row + 1]).squeeze_dim(0),
-        )
+        let part = |stack: &Weight| {
+            let rows = stack.dims()[0] / group.experts;
+            stack.rows(row * rows..(row + 1) * rows)
+        };
+        (part(&group.gate_up), part(&group.down))
     }
 }
 
 /// `y[t] = Σⱼ weights[t, j] · downₑ · (silu(gateₑ · x[t]) * (upₑ · x[t]))` with `e = experts[t, j]`.
 ///
 /// Shapes: `x [tokens, hidden]` → `[tokens, hidden]`. Only the chosen experts are computed; the
-/// sum is kept in f32.
+/// sum is kept in f32. With FP8 activations each token is quantised for gate and up, and once
+/// more, per expert, for down.
 pub fn moe_experts(x: &Tensor<2>, routed: &Routed, weights: &ExpertWeights) -> Tensor<2> {
     reference::moe_experts(x, routed, weights)
 }

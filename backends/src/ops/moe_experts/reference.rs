@@ -23,9 +23,9 @@ pub(super) fn moe_experts(x: &Tensor<2>, routed: &Routed, weights: &ExpertWeight
         let places = index(places.into_iter().map(|place| place as i32).collect());
 
         let (gate_up, down) = weights.expert(expert);
-        let halves = linear(x.clone().select(0, tokens.clone()), gate_up, None).chunk(2, 1);
+        let halves = linear(x.clone().select(0, tokens.clone()), &gate_up, None).chunk(2, 1);
         let [gate, up]: [Tensor<2>; 2] = halves.try_into().expect("an even number of rows");
-        let y = linear(swiglu(gate, up), down, None).cast(DType::F32);
+        let y = linear(swiglu(gate, up), &down, None).cast(DType::F32);
         let y = y * flat_weights.clone().select(0, places);
         sum = sum.select_assign(0, tokens, y, IndexingUpdateOp::Add);
     }
@@ -51,18 +51,22 @@ mod tests {
 
     use super::super::ExpertGroup;
     use super::*;
+    use crate::weight::Weight;
 
     /// One hidden value, width one: expert e computes silu(x) * x * (e + 1).
     #[test]
     fn groups_padding_and_weights_add_up() {
         let device = Device::flex();
         let group = |ids: std::ops::Range<i32>| ExpertGroup {
-            gate_up: Tensor::ones([ids.len(), 2, 1], &device),
-            down: Tensor::<1>::from_data(
-                ids.map(|id| id as f32 + 1.0).collect::<Vec<_>>().as_slice(),
-                &device,
-            )
-            .reshape([-1, 1, 1]),
+            experts: ids.len(),
+            gate_up: Weight::Dense(Tensor::ones([2 * ids.len(), 1], &device)),
+            down: Weight::Dense(
+                Tensor::<1>::from_data(
+                    ids.map(|id| id as f32 + 1.0).collect::<Vec<_>>().as_slice(),
+                    &device,
+                )
+                .reshape([-1, 1]),
+            ),
         };
         let weights = ExpertWeights::new(vec![group(0..2), group(2..3)], 2);
         let routed = Routed {

@@ -1,0 +1,38 @@
+//! Activations to FP8.
+
+pub(super) mod cases;
+mod reference;
+
+use burn::tensor::{Tensor, s};
+
+/// Activations on the grid of E4M3 with their scales: `x ≈ values * scale`.
+#[derive(Debug, Clone)]
+pub struct Fp8Activations {
+    /// Values that E4M3 holds exactly, `[tokens, width]`, f32.
+    pub values: Tensor<2>,
+    /// `[tokens, ⌈width / group⌉]`, f32.
+    pub scales: Tensor<2>,
+    group: usize,
+}
+
+impl Fp8Activations {
+    /// `values * scale`, `[tokens, width]`, f32.
+    pub fn dequantised(&self) -> Tensor<2> {
+        let [tokens, width] = self.values.dims();
+        let [_, groups] = self.scales.dims();
+        let scales = self.scales.clone().unsqueeze_dim::<3>(2).expand([tokens, groups, self.group]);
+        let scales = scales.reshape([tokens, groups * self.group]).slice(s![.., 0..width]);
+        self.values.clone() * scales
+    }
+}
+
+/// Quantises every token to E4M3, with one scale for the whole token or for each `group` columns:
+/// `scale = max(amax / 448, 1 / (448 * 512))` and `value = round(clamp(x / scale, ±448))`, to the
+/// nearest with ties to even, all in f32 (compressed-tensors' dynamic per-token scheme; the least
+/// scale is vLLM's).
+///
+/// Shapes: `x [tokens, width]`, any float dtype.
+pub fn quantise_fp8(x: Tensor<2>, group: Option<usize>) -> Fp8Activations {
+    let [_, width] = x.dims();
+    reference::quantise_fp8(x, group.unwrap_or(width).min(width))
+}

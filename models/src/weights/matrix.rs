@@ -1,0 +1,234 @@
+use std::ops::Range;
+
+use glm_backends::weight::Weight;
+
+use super::host::HostBuffer;
+use super::host_fp8::{Fp8Buffer, Scales};
+use super::loader::Origin;
+use super::view::{FLOATS, is_float};
+use super::{LoadError, Quantise, Split, StoredDtype, Weights, random};
+use crate::config::ScaleLayout;
+
+/// Whether `--quant` may change a matrix that is stored in floats.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnLoad {
+    /// It becomes what was asked for.
+    Quantise,
+    /// It stays in floats: what every FP8 checkpoint of these families leaves as it is.
+    Keep,
+}
+
+/// Rows of a stored tensor that become rows of a stack.
+#[derive(Debug, Clone)]
+pub struct Piece {
+    /// Name of the tensor below the prefix.
+    pub name: String,
+    /// Its whole shape, outermost axis first.
+    pub shape: Vec<usize>,
+    /// The range of each axis that is taken. All pieces of a stack take equally many columns.
+    pub part: Vec<Range<usize>>,
+}
+
+impl Piece {
+    fn rows(&self) -> usize {
+        self.part.iter().rev().skip(1).map(ExactSizeIterator::len).product()
+    }
+
+    fn columns(&self) -> usize {
+        self.part.last().map_or(1, ExactSizeIterator::len)
+    }
+}
+
+/// How a matrix is kept on the device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kept {
+    Dense,
+    /// With this many columns a scale.
+    Fp8 {
+        group: usize,
+    },
+}
+
+impl Kept {
+    fn name(self) -> &'static str {
+        match self {
+            Kept::Dense => "in floats",
+            Kept::Fp8 { .. } => "F8_E4M3",
+        }
+    }
+}
+
+impl Weights<'_> {
+    /// This rank's part of a matrix `[out, in]`, as the checkpoint holds it or as it was asked to
+    /// be quantised. Only that part is read.
+    ///
+    /// # Errors
+    /// As [`Weights::tensor`], when the axis does not divide, and when an FP8 matrix has no scales,
+    /// scales of another shape, or is none by config.json.
+    pub fn weight(
+        &self,
+        name: &str,
+        shape: [usize; 2],
+        split: Split,
+        on_load: OnLoad,
+    ) -> Result<Weight, LoadError> {
+        let part = split.part(shape, self.rank());
+        let part = part.ok_or_else(|| self.indivisible(name, &shape))?;
+        let piece = Piece { name: name.to_owned(), shape: shape.to_vec(), part: part.to_vec() };
+        self.stack(&[piece], on_load)
+    }
+
+    /// The rows of several tensors, one below the other, in one matrix.
+    ///
+    /// # Errors
+    /// As [`Weights::weight`], and when they are stored in different formats.
+    ///
+    /// # Panics
+    /// Without any piece.
+    pub fn stack(&self, pieces: &[Piece], on_load: OnLoad) -> Result<Weight, LoadError> {
+        let first = pieces.first().expect("a stack of something");
+        let kept = self.kept(first, on_load)?;
+        for piece in pieces {
+            let found = self.kept(piece, on_load)?;
+            if found != kept {
+                return Err(LoadError::Mixed {
+                    name: self.full_name(&piece.name),
+                    found: found.name(),
+                    first: self.full_name(&first.name),
+                    wanted: kept.name(),
+                });
+            }
+        }
+        let rows = pieces.iter().map(Piece::rows).sum();
+        let shape = [rows, first.columns()];
+        let format = &self.loader.format;
+        let device = self.loader.device;
+        match (kept, &self.loader.origin) {
+            (_, Origin::Random(_)) => {
+                for piece in pieces {
+                    self.check(&piece.name, &piece.shape)?;
+                }
+                Ok(match kept {
+                    Kept::Dense => Weight::Dense(random::floats(shape, device, format.dtype)),
+                    Kept::Fp8 { group } => {
+                        Weight::Fp8(random::fp8(shape, group, format.activations(), device))
+                    }
+                })
+            }
+            (Kept::Dense, Origin::Files(_)) => {
+                let mut buffer = HostBuffer::new(format.dtype, shape.iter().product());
+                for piece in pieces {
+                    self.append(&mut buffer, &piece.name, &piece.shape, &piece.part)?;
+                }
+                Ok(Weight::Dense(buffer.upload(shape, device)))
+            }
+            (Kept::Fp8 { group }, Origin::Files(_)) => {
+                let mut buffer = Fp8Buffer::new(shape, group);
+                for piece in pieces {
+                    self.append_fp8(&mut buffer, piece)?;
+                }
+                Ok(Weight::Fp8(buffer.upload(format.activations(), device)))
+            }
+        }
+    }
+
+    /// What a stored matrix becomes. The tensor's type and the ignore list of config.json decide,
+    /// never its name.
+    fn kept(&self, piece: &Piece, on_load: OnLoad) -> Result<Kept, LoadError> {
+        let name = || self.full_name(&piece.name);
+        let format = &self.loader.format;
+        let dtype = self.info(&piece.name)?.dtype;
+        if is_float(&dtype) {
+            return Ok(match (format.quantise, on_load) {
+                (Quantise::Fp8, OnLoad::Quantise) => Kept::Fp8 { group: piece.columns() },
+                _ => Kept::Dense,
+            });
+        }
+        if dtype != StoredDtype::F8E4M3 || piece.shape.len() != 2 {
+            let wanted = match piece.shape.len() {
+                2 => "BF16, F16, F32 or F8_E4M3",
+                _ => FLOATS,
+            };
+            return Err(LoadError::Dtype { name: name(), found: dtype, wanted });
+        }
+        let Some(quantization) = &format.quantization else {
+            return Err(LoadError::NotQuantised { name: name(), why: "no matrix is quantised" });
+        };
+        if quantization.ignores(module(&name())) {
+            let why = "this module is in the ignore list of quantization_config";
+            return Err(LoadError::NotQuantised { name: name(), why });
+        }
+        Ok(Kept::Fp8 {
+            group: match quantization.scales {
+                ScaleLayout::Channel | ScaleLayout::Tensor => piece.columns(),
+                ScaleLayout::Block([_, columns]) => columns,
+            },
+        })
+    }
+
+    fn append_fp8(&self, buffer: &mut Fp8Buffer, piece: &Piece) -> Result<(), LoadError> {
+        let stored = self.stored(&piece.name, &piece.shape)?;
+        let finite = match stored.dtype {
+            StoredDtype::F8E4M3 => {
+                let scales = self.scales(piece, &stored.name)?;
+                buffer.extend(stored.bytes, &piece.shape, &piece.part, &scales)
+            }
+            _ => buffer.quantise(stored.bytes, &stored.dtype, &piece.shape, &piece.part),
+        };
+        if !finite && !self.loader.format.allow_nan {
+            return Err(LoadError::NotFinite { name: stored.name });
+        }
+        self.done(&stored, &piece.part, &piece.shape);
+        Ok(())
+    }
+
+    /// The scales that belong to the stored FP8 matrix `matrix`, whole.
+    fn scales(&self, piece: &Piece, matrix: &str) -> Result<Scales, LoadError> {
+        let stem = piece.name.strip_suffix(".weight").unwrap_or(match piece.name.as_str() {
+            "weight" => "",
+            other => other,
+        });
+        let beside = |name: &str| match stem {
+            "" => name.to_owned(),
+            stem => format!("{stem}.{name}"),
+        };
+        let names = [beside("weight_scale"), beside("weight_scale_inv")];
+        let Some(name) = names.iter().find(|name| self.has(name)) else {
+            let scale = self.full_name(&names[0]);
+            return Err(LoadError::NoScale { name: matrix.to_owned(), scale });
+        };
+        let quantization = self.loader.format.quantization.as_ref().expect("checked by `kept`");
+        let [out, input] = [piece.shape[0], piece.shape[1]];
+        let found = self.info(name)?.shape;
+        let (grid, wanted) = match quantization.scales {
+            ScaleLayout::Channel => ([out, 1], vec![vec![out, 1], vec![out]]),
+            ScaleLayout::Tensor => ([1, 1], vec![vec![], vec![1], vec![1, 1]]),
+            ScaleLayout::Block([rows, columns]) => {
+                let grid = [out.div_ceil(rows), input.div_ceil(columns)];
+                (grid, vec![grid.to_vec()])
+            }
+        };
+        if !wanted.contains(&found) {
+            let wanted: Vec<String> = wanted.iter().map(|shape| format!("{shape:?}")).collect();
+            let name = self.full_name(name);
+            return Err(LoadError::ScaleShape { name, found, wanted: wanted.join(" or ") });
+        }
+        let block = match quantization.scales {
+            ScaleLayout::Channel => [1, input],
+            ScaleLayout::Tensor => [out, input],
+            ScaleLayout::Block(block) => block,
+        };
+        if !piece.part[1].start.is_multiple_of(block[1]) {
+            return Err(self.indivisible(&piece.name, &piece.shape));
+        }
+        let mut values = HostBuffer::new(burn::tensor::DType::F32, grid.iter().product());
+        let whole: Vec<Range<usize>> = found.iter().map(|length| 0..*length).collect();
+        self.append(&mut values, name, &found, &whole)?;
+        Ok(Scales { values: values.into_f32(), columns: grid[1], block })
+    }
+}
+
+/// The module that a tensor belongs to.
+fn module(tensor: &str) -> &str {
+    tensor.strip_suffix(".weight").unwrap_or(tensor)
+}

@@ -1,0 +1,124 @@
+//! Random weights for timing a model of any size without its files.
+
+use std::collections::BTreeMap;
+
+use burn::tensor::{DType, Device, Distribution, Int, Tensor, s};
+use glm_backends::fp8::{Activations, CODES_PER_WORD, Fp8Matrix};
+
+use super::{StoredDtype, TensorInfo};
+
+/// Most words of FP8 codes that are made at a time: making them takes several times their size.
+const MOST_WORDS: usize = 1 << 24;
+
+/// The tensors that a checkpoint of some config.json would hold. Their values are made on the
+/// device, when they are loaded, such that every layer keeps the size of its input.
+#[derive(Debug)]
+pub struct RandomWeights {
+    tensors: BTreeMap<String, TensorInfo>,
+    seed: u64,
+}
+
+impl RandomWeights {
+    /// Weights for `tensors`, the same for the same seed and device.
+    pub fn new(tensors: impl IntoIterator<Item = (String, TensorInfo)>, seed: u64) -> Self {
+        RandomWeights { tensors: tensors.into_iter().collect(), seed }
+    }
+
+    pub(super) fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    pub(super) fn info(&self, name: &str) -> Option<TensorInfo> {
+        self.tensors.get(name).cloned()
+    }
+
+    /// All names but those of FP8 scales, which belong to their matrices here.
+    pub(super) fn names(&self) -> Vec<String> {
+        self.tensors.keys().cloned().collect()
+    }
+
+    /// Bytes that the tensors would take in files.
+    #[must_use]
+    pub fn total_bytes(&self) -> u64 {
+        let size = |info: &TensorInfo| match info.dtype {
+            StoredDtype::F8E4M3 => 1,
+            StoredDtype::F32 => 4,
+            _ => 2,
+        };
+        let bytes = |info: &TensorInfo| info.shape.iter().product::<usize>() as u64 * size(info);
+        self.tensors.values().map(bytes).sum()
+    }
+}
+
+/// Random values: of a vector around 1 (norms; as a bias that does no harm), of a matrix `[out,
+/// in]` with the variance `1 / in`.
+pub(super) fn floats<const D: usize>(
+    shape: [usize; D],
+    device: &Device,
+    dtype: DType,
+) -> Tensor<D> {
+    let distribution = match D {
+        1 => Distribution::Uniform(0.9, 1.1),
+        _ => {
+            let largest = (3.0 / shape[D - 1] as f64).sqrt();
+            Distribution::Uniform(-largest, largest)
+        }
+    };
+    Tensor::random(shape, distribution, (device, dtype))
+}
+
+/// Random E4M3 codes, none of them NaN, with scales that give values of the variance `1 / in`.
+pub(super) fn fp8(
+    [rows, width]: [usize; 2],
+    group: usize,
+    activations: Activations,
+    device: &Device,
+) -> Fp8Matrix {
+    let words = width.div_ceil(CODES_PER_WORD);
+    let step = (MOST_WORDS / words).max(1);
+    let mut codes = Tensor::<2, Int>::zeros([rows, words], (device, DType::I32));
+    for first in (0..rows).step_by(step) {
+        let last = rows.min(first + step);
+        let part = random_words([last - first, words], device);
+        codes = codes.slice_assign(s![first..last, ..], part);
+    }
+    // Codes with the highest exponent bit clear have a variance of about 0.39.
+    let scale = 1.0 / (0.39 * width as f64).sqrt();
+    let scales = Tensor::random(
+        [rows, width.div_ceil(group)],
+        Distribution::Uniform(0.9 * scale, 1.1 * scale),
+        (device, DType::F32),
+    );
+    Fp8Matrix::new(codes, scales, [width, group], activations)
+}
+
+/// Words of 32 random bits, put together from halves because a device draws 24 bits at most. The
+/// highest bit of each exponent is cleared: without it no code is NaN.
+fn random_words(shape: [usize; 2], device: &Device) -> Tensor<2, Int> {
+    let half = || {
+        let distribution = Distribution::Uniform(0.0, 65_536.0);
+        Tensor::<2, Int>::random(shape, distribution, (device, DType::I32))
+    };
+    let words = half().bitwise_left_shift_scalar(16).bitwise_or(half());
+    words.bitwise_and_scalar(0xbfbf_bfbf_u32.cast_signed())
+}
+
+#[cfg(all(test, feature = "cpu"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fp8_values_are_finite_and_of_the_size_that_keeps_a_sum() {
+        let device = Device::flex();
+        for group in [130, 128] {
+            let matrix = fp8([64, 130], group, Activations::Float, &device);
+            let values = matrix.dequantised().into_data().try_into_vec_as::<f32>().unwrap();
+            assert!(values.iter().all(|value| value.is_finite()));
+            let variance = values.iter().map(|v| v * v).sum::<f32>() / values.len() as f32;
+            assert!((0.5..2.0).contains(&(variance * 130.0)), "{variance}");
+            let codes: std::collections::BTreeSet<u32> =
+                values.iter().take(130).map(|value| value.to_bits()).collect();
+            assert!(codes.len() > 40, "only {} values", codes.len());
+        }
+    }
+}
