@@ -1,23 +1,15 @@
 //! Models from a hub, with the transfers shown.
 
 use std::cell::RefCell;
-use std::path::{Path, PathBuf};
-use std::{env, fs};
+use std::env;
+use std::path::PathBuf;
 
-use anyhow::{Context, Result};
-use glm_models::config::Config;
+use anyhow::Result;
 use glm_runtime::hub::{self, DownloadProgress, FileProgress, HubConfig, Wanted};
 
 use crate::args::{self, SourceArgs};
 use crate::resolve::variable;
 use crate::ui;
-
-/// The `config.json` of a model folder.
-pub(crate) fn read_config(folder: &Path) -> Result<Config> {
-    let path = folder.join("config.json");
-    let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
-    Ok(Config::from_json(&text, &path)?)
-}
 
 /// The folder of a hub model, with `wanted` of it downloaded and the transfers shown.
 pub(crate) fn download(id: &str, source: &SourceArgs, wanted: Wanted<'_>) -> Result<PathBuf> {

@@ -10,7 +10,7 @@ use glm_backends::device::{self, OpenDevice, Selection};
 use glm_models::config::Config;
 use glm_models::model::Parts;
 use glm_runtime::hub::Wanted;
-use glm_runtime::load::{Checkpoint, GenerationDefaults, ModelFiles};
+use glm_runtime::load::{Checkpoint, GenerationDefaults, ModelFiles, read_config};
 use glm_runtime::{Engine, EngineConfig, LoadProgress, Request, RequestError, SamplingParams};
 use glm_server::parse::Start;
 use serde_json::{Map, Value};
@@ -19,7 +19,7 @@ use crate::args::{
     self, Args, EngineArgs, PromptArgs, RunArgs, SamplingArgs, SourceArgs, StoppingArgs,
 };
 use crate::conversation::Conversation;
-use crate::download::{download, read_config};
+use crate::download::download;
 use crate::{builtin, ui};
 
 /// Which model is meant.

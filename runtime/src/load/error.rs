@@ -47,6 +47,17 @@ pub enum CheckpointError {
         /// The file system's reason.
         source: io::Error,
     },
+    /// A file that is a link to somewhere else.
+    #[error(
+        "{}: a link to {}, wanted a file of this folder, or of `blobs` in the same hub cache",
+        .path.display(), .target.display()
+    )]
+    LinkOutside {
+        /// The link.
+        path: PathBuf,
+        /// Where it ends.
+        target: PathBuf,
+    },
     /// `config.json` or `generation_config.json`.
     #[error(transparent)]
     Config(#[from] ConfigError),

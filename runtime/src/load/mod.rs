@@ -2,6 +2,7 @@
 //! its weights mapped into memory but not read.
 //!
 //! - `safetensors`: [`Checkpoint`], the weights by name
+//! - `links`: which links a folder may hold
 //! - `generation`: [`GenerationDefaults`], what the model's authors sample with
 //! - `error`: [`CheckpointError`], everything that can be wrong with a folder
 
@@ -15,6 +16,7 @@ use crate::text::{ChatTemplate, TextError, Tokenizer};
 
 mod error;
 mod generation;
+mod links;
 mod safetensors;
 
 pub use error::{CheckpointError, Listing};
@@ -42,6 +44,15 @@ pub struct ModelFiles {
     pub template: Option<ChatTemplate>,
     /// The weights.
     pub checkpoint: Checkpoint,
+}
+
+/// Reads the `config.json` of a folder that may hold nothing else yet.
+///
+/// # Errors
+/// No such file, a link out of the folder, a configuration that is not supported.
+pub fn read_config(folder: &Path) -> Result<Config, CheckpointError> {
+    error::check_folder(folder)?;
+    Ok(Config::from_json(&required(folder, CONFIG)?, &folder.join(CONFIG))?)
 }
 
 impl ModelFiles {
@@ -168,7 +179,7 @@ fn required(folder: &Path, file: &'static str) -> Result<String, CheckpointError
 }
 
 fn optional(folder: &Path, file: &str) -> Result<Option<String>, CheckpointError> {
-    let path = folder.join(file);
+    let path = links::file_in(folder, file)?;
     match fs::read_to_string(&path) {
         Ok(text) => Ok(Some(text)),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),

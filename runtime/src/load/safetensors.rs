@@ -21,6 +21,7 @@ use memmap2::Mmap;
 use serde::Deserialize;
 
 use super::error::{CheckpointError, Listing, check_folder};
+use super::links::file_in;
 
 /// The weights of a checkpoint that is one file.
 pub(super) const SINGLE: &str = "model.safetensors";
@@ -42,20 +43,20 @@ impl Checkpoint {
     ///
     /// # Errors
     /// No weights there, an index that is broken or disagrees with its shards, shards that are
-    /// missing, truncated or broken, a tensor that two shards hold.
+    /// missing, truncated, broken or links out of the folder, a tensor that two shards hold.
     pub fn open(folder: &Path) -> Result<Self, CheckpointError> {
         check_folder(folder)?;
         if folder.join(SINGLE).is_file() {
-            return Self::from_shards(vec![Shard::map(folder.join(SINGLE))?]);
+            return Self::from_shards(vec![Shard::map(file_in(folder, SINGLE)?)?]);
         }
         let index = folder.join(INDEX);
         if !index.is_file() {
             let found = Listing::of(folder);
             return Err(CheckpointError::NoWeights { folder: folder.to_owned(), found });
         }
-        let weight_map = read_index(&index)?;
+        let weight_map = read_index(&file_in(folder, INDEX)?)?;
         let files: BTreeSet<&String> = weight_map.values().collect();
-        let shards = files.iter().map(|file| Shard::map(folder.join(file)));
+        let shards = files.iter().map(|file| Shard::map(file_in(folder, file)?));
         let checkpoint = Self::from_shards(shards.collect::<Result<_, _>>()?)?;
         for (tensor, file) in &weight_map {
             let path = folder.join(file);

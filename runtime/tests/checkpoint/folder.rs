@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::{SINGLE, file, folder, message};
 
 /// The small files of a model with four tokens, the last a padding row.
-fn small_files() -> HashMap<&'static str, Value> {
+pub(crate) fn small_files() -> HashMap<&'static str, Value> {
     let config = json!({
         "model_type": "glm4_moe", "vocab_size": 4, "eos_token_id": [2, 1], "hidden_size": 8,
         "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 4,

@@ -11,6 +11,9 @@ use tempfile::TempDir;
 
 /// The small files around the weights.
 mod folder;
+/// Files of a folder that are links.
+#[cfg(unix)]
+mod links;
 /// One safetensors file, or an index and its shards.
 mod weights;
 
