@@ -1,5 +1,6 @@
 //! The `glm` binary as a user meets it, on the built-in model and the CPU.
 
+mod base;
 mod inspect;
 
 use std::fs;
@@ -329,22 +330,6 @@ fn a_broken_folder_is_named() {
     glm(&["inspect", path]).assert_error(&["parrot"]);
     fs::copy(built_in().join("config.json"), folder.path().join("config.json")).expect("copied");
     run(&[path, SUM]).assert_error(&[&format!("error: {path}/tokenizer.json: ")]);
-}
-
-#[test]
-fn a_model_without_a_chat_template_wants_raw_prompts() {
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    for file in ["config.json", "tokenizer.json", "model.safetensors"] {
-        fs::copy(built_in().join(file), folder.path().join(file)).expect("copied");
-    }
-    let path = text(folder.path());
-    run(&["-m", path, "Hello!"]).assert_error(&["no chat template", "--raw"]);
-    fs::write(folder.path().join("chat_template.jinja"), "\n").expect("written");
-    run(&["-m", path, "Hello!"]).assert_error(&["no chat template", "--raw"]);
-    fs::write(folder.path().join("chat_template.jinja"), "{{ '' }}").expect("written");
-    run(&["-m", path, "Hello!"]).assert_error(&["the chat template makes an empty prompt"]);
-    let raw = ["-m", path, "--greedy", "--raw", "[gMASK]<sop><|user|>Hello!<|assistant|></think>"];
-    assert_eq!(run(&raw).stdout, "Hello! How can I help you today?\n");
 }
 
 /// An answer that does not end by itself: the stop tokens are out of reach.
