@@ -1,35 +1,28 @@
 //! The built-in model's weights in other layouts: the same numbers, or an error that says what is
 //! wrong. Nothing but this repository is needed.
 
-use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use glm_runtime::load::ModelFiles;
-use glm_runtime::{
-    DtypeChoice, Engine, EngineConfig, EngineError, Request, SamplingParams, TensorRecord,
-};
-use safetensors::tensor::{Dtype, TensorView};
-use safetensors::{SafeTensors, serialize_to_file};
-use serde_json::{Value, json};
-use tempfile::TempDir;
+use glm_runtime::{DtypeChoice, EngineError, Request, SamplingParams, TensorRecord};
+use safetensors::tensor::Dtype;
+use serde_json::json;
 
+use crate::support::checkpoint::{BUILT_IN, Checkpoint, PROMPT, Stored};
 use crate::support::oracle::{self, floats, relative_l2};
 
-const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../cli/assets/glm-tiny");
-const PROMPT: [u32; 9] = [1990, 1992, 1995, 1604, 0, 1996, 2009, 373, 399];
 const EXPERTS: usize = 16;
 
 #[test]
 fn shards_with_any_names_hold_the_same_numbers() {
-    let mut model = Checkpoint::read();
+    let mut model = Checkpoint::built_in();
     model.shards = 3;
     assert_eq!(floats(&model.logits(), "logits"), floats(&original(), "logits"));
 }
 
 #[test]
 fn fused_experts_hold_the_same_numbers() {
-    let mut model = Checkpoint::read();
+    let mut model = Checkpoint::built_in();
     for layer in 1..4 {
         let experts = format!("model.layers.{layer}.mlp.experts");
         let mut take = |expert: usize, projection: &str| {
@@ -56,19 +49,9 @@ fn fused_experts_hold_the_same_numbers() {
 #[test]
 fn f32_and_f16_files_hold_the_same_numbers() {
     for (dtype, tolerance) in [(Dtype::F32, 0.0), (Dtype::F16, 2e-3)] {
-        let mut model = Checkpoint::read();
+        let mut model = Checkpoint::built_in();
         for tensor in model.tensors.values_mut().filter(|tensor| tensor.dtype == Dtype::BF16) {
-            let values = tensor
-                .bytes
-                .as_chunks::<2>()
-                .0
-                .iter()
-                .map(|b| f32::from_bits(u32::from(u16::from_le_bytes(*b)) << 16));
-            tensor.bytes = match dtype {
-                Dtype::F32 => values.flat_map(f32::to_le_bytes).collect(),
-                _ => values.flat_map(|v| burn::tensor::f16::from_f32(v).to_le_bytes()).collect(),
-            };
-            tensor.dtype = dtype;
+            *tensor = Stored::of(dtype, &tensor.shape, &tensor.floats());
         }
         let distance =
             relative_l2(floats(&model.logits(), "logits"), floats(&original(), "logits"));
@@ -78,7 +61,7 @@ fn f32_and_f16_files_hold_the_same_numbers() {
 
 #[test]
 fn a_tied_head_is_the_embedding_unless_one_is_stored() {
-    let mut model = Checkpoint::read();
+    let mut model = Checkpoint::built_in();
     model.config["tie_word_embeddings"] = json!(true);
     assert_eq!(floats(&model.logits(), "logits"), floats(&original(), "logits"));
 
@@ -95,7 +78,7 @@ fn a_tied_head_is_the_embedding_unless_one_is_stored() {
 fn tensors_that_do_not_fit_are_named() {
     let norm = "model.layers.2.input_layernorm.weight";
     let refused = |change: &dyn Fn(&mut Checkpoint), message: &str| {
-        let mut model = Checkpoint::read();
+        let mut model = Checkpoint::built_in();
         change(&mut model);
         assert_eq!(model.load().expect_err(message).to_string(), message);
     };
@@ -130,7 +113,7 @@ fn tensors_that_do_not_fit_are_named() {
 #[test]
 fn a_context_of_one_token_has_no_room_for_an_answer() {
     let device = oracle::device("cpu").expect("the CPU");
-    let mut engine = oracle::engine(Path::new(MODEL), &device, DtypeChoice::F32);
+    let mut engine = oracle::engine(Path::new(BUILT_IN), &device, DtypeChoice::F32);
     let error = engine.generate(&request(vec![5; 2048]), &mut |_| ControlFlow::Continue(()));
     assert_eq!(
         error.unwrap_err().to_string(),
@@ -150,7 +133,7 @@ fn a_context_of_one_token_has_no_room_for_an_answer() {
 
 #[test]
 fn damaged_weights_are_said_instead_of_sampled() {
-    let mut model = Checkpoint::read();
+    let mut model = Checkpoint::built_in();
     let norm = model.tensors.get_mut("model.norm.weight").expect("a norm");
     norm.bytes[..2].copy_from_slice(&0x7fc0_u16.to_le_bytes());
     let mut engine = model.load().expect("load");
@@ -174,84 +157,5 @@ fn request(prompt: Vec<u32>) -> Request {
 }
 
 fn original() -> Vec<(String, TensorRecord)> {
-    Checkpoint::read().logits()
-}
-
-#[derive(Clone)]
-struct Stored {
-    dtype: Dtype,
-    shape: Vec<usize>,
-    bytes: Vec<u8>,
-}
-
-impl Stored {
-    fn new(dtype: Dtype, shape: &[usize], bytes: Vec<u8>) -> Self {
-        Stored { dtype, shape: shape.to_vec(), bytes }
-    }
-}
-
-/// The built-in model, to be changed and written.
-struct Checkpoint {
-    config: Value,
-    tensors: BTreeMap<String, Stored>,
-    shards: usize,
-}
-
-impl Checkpoint {
-    fn read() -> Self {
-        let read = |name: &str| std::fs::read(Path::new(MODEL).join(name)).expect(name);
-        let bytes = read("model.safetensors");
-        let file = SafeTensors::deserialize(&bytes).expect("safetensors");
-        let stored =
-            |view: TensorView<'_>| Stored::new(view.dtype(), view.shape(), view.data().to_vec());
-        Checkpoint {
-            config: serde_json::from_slice(&read("config.json")).expect("config.json"),
-            tensors: file.iter().map(|(name, view)| (name.to_owned(), stored(view))).collect(),
-            shards: 1,
-        }
-    }
-
-    /// Writes the model, with tensors dealt to the shards in turn.
-    fn write(&self) -> TempDir {
-        let folder = tempfile::tempdir().expect("a folder");
-        for name in ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja"] {
-            std::fs::copy(Path::new(MODEL).join(name), folder.path().join(name)).expect(name);
-        }
-        let config = self.config.to_string();
-        std::fs::write(folder.path().join("config.json"), config).expect("config.json");
-        let file_name = |shard: usize| match self.shards {
-            1 => "model.safetensors".to_owned(),
-            _ => format!("part {shard}.of-weights.safetensors"),
-        };
-        let mut weight_map = BTreeMap::new();
-        for shard in 0..self.shards {
-            let mine = self.tensors.iter().skip(shard).step_by(self.shards);
-            let views: Vec<(&String, TensorView<'_>)> = mine
-                .map(|(name, tensor)| {
-                    weight_map.insert(name.clone(), file_name(shard));
-                    let Stored { dtype, shape, bytes } = tensor;
-                    (name, TensorView::new(*dtype, shape.clone(), bytes).expect("a view"))
-                })
-                .collect();
-            serialize_to_file(views, None, &folder.path().join(file_name(shard))).expect("write");
-        }
-        if self.shards > 1 {
-            let index = json!({ "weight_map": weight_map }).to_string();
-            let path = folder.path().join("model.safetensors.index.json");
-            std::fs::write(path, index).expect("index");
-        }
-        folder
-    }
-
-    fn load(&self) -> Result<Engine, EngineError> {
-        let folder = self.write();
-        let device = oracle::device("cpu").expect("the CPU");
-        let files = ModelFiles::open(folder.path()).expect("model folder");
-        let config = EngineConfig { dtype: DtypeChoice::F32, ..EngineConfig::default() };
-        Engine::load(files, &device, &config, &mut |_| ())
-    }
-
-    fn logits(&self) -> Vec<(String, TensorRecord)> {
-        self.load().expect("load").trace_forward(&PROMPT, false).expect("forward")
-    }
+    Checkpoint::built_in().logits()
 }

@@ -1,5 +1,7 @@
 //! What several test modules share.
 
+pub(crate) mod checkpoint;
+pub(crate) mod fp8;
 pub(crate) mod oracle;
 
 use std::path::PathBuf;
