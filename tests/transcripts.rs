@@ -7,10 +7,10 @@ use glm_runtime::text::ChatInput;
 use glm_runtime::{DtypeChoice, Engine, Request, SamplingParams};
 use serde_json::Value;
 
+use crate::support::checkpoint::BUILT_IN;
 use crate::support::oracle::{self, Golden, floats, relative_l2};
 
 const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/glm-tiny");
-const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../cli/assets/glm-tiny");
 
 #[test]
 fn f32_on_the_cpu() {
@@ -30,7 +30,7 @@ fn f32_on_gl() {
 #[test]
 fn first_logits_equal_the_recorded_ones() {
     let Some(device) = oracle::device("cpu") else { return };
-    let mut engine = oracle::engine(Path::new(MODEL), &device, DtypeChoice::F32);
+    let mut engine = oracle::engine(Path::new(BUILT_IN), &device, DtypeChoice::F32);
     let golden = Golden::open(&Path::new(FIXTURES).join("first_logits.safetensors"));
     for case in cases() {
         let name = case["name"].as_str().expect("name");
@@ -43,12 +43,20 @@ fn first_logits_equal_the_recorded_ones() {
     }
 }
 
-/// Renders, encodes, generates greedily and compares ids and text of the cases that `robust` takes.
+/// Compares the cases that `robust` takes.
 fn check(device: &str, dtype: DtypeChoice, robust: impl Fn(&Value) -> bool) {
     let Some(device) = oracle::device(device) else { return };
-    let mut engine = oracle::engine(Path::new(MODEL), &device, dtype);
-    let mut compared = 0;
-    for case in cases().iter().filter(|case| robust(case)) {
+    let mut engine = oracle::engine(Path::new(BUILT_IN), &device, dtype);
+    let mut cases = cases();
+    cases.retain(robust);
+    compare(&mut engine, &cases, "fp32");
+}
+
+/// Renders, encodes, generates greedily and compares ids and text with what each case has under
+/// `recorded`.
+pub(crate) fn compare(engine: &mut Engine, cases: &[Value], recorded: &str) {
+    assert!(cases.len() >= 30, "only {} transcripts to compare", cases.len());
+    for case in cases {
         let name = case["name"].as_str().expect("name");
         let mut input = ChatInput::from_json(&case.to_string()).expect("messages");
         input.add_generation_prompt = true;
@@ -58,14 +66,12 @@ fn check(device: &str, dtype: DtypeChoice, robust: impl Fn(&Value) -> bool) {
         let prompt = engine.files().tokenizer.encode(&prompt).expect("encode");
         assert_eq!(prompt, ids(&case["prompt_ids"]), "{name}");
 
-        let completion = generate(&mut engine, prompt);
-        assert_eq!(completion.token_ids, ids(&case["fp32"]["ids"]), "{name}: {}", completion.text);
-        assert_eq!(completion.text, case["fp32"]["text"], "{name}");
+        let (completion, want) = (generate(engine, prompt), &case[recorded]);
+        assert_eq!(completion.token_ids, ids(&want["ids"]), "{name}: {}", completion.text);
+        assert_eq!(completion.text, want["text"], "{name}");
         let stop = completion.stop_token.and_then(|id| engine.files().tokenizer.token(id));
-        assert_eq!(stop.as_deref(), case["fp32"]["stop_token"].as_str(), "{name}");
-        compared += 1;
+        assert_eq!(stop.as_deref(), want["stop_token"].as_str(), "{name}");
     }
-    assert!(compared >= 30, "only {compared} transcripts compared");
 }
 
 fn generate(engine: &mut Engine, prompt: Vec<u32>) -> glm_runtime::Completion {
@@ -81,7 +87,12 @@ fn generate(engine: &mut Engine, prompt: Vec<u32>) -> glm_runtime::Completion {
 }
 
 fn cases() -> Vec<Value> {
-    let path = Path::new(FIXTURES).join("transcripts.json");
+    read(Path::new(FIXTURES))
+}
+
+/// The transcripts recorded in `folder`.
+pub(crate) fn read(folder: &Path) -> Vec<Value> {
+    let path = folder.join("transcripts.json");
     let text = std::fs::read_to_string(&path).expect("transcripts");
     serde_json::from_str(&text).expect("transcripts")
 }

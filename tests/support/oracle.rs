@@ -10,14 +10,14 @@ use glm_runtime::{DtypeChoice, Engine, EngineConfig};
 use safetensors::{Dtype, SafeTensors};
 use tempfile::TempDir;
 
-/// The folder of a reference checkpoint beside the repository, or `None` with a printed reason.
+/// A reference checkpoint's folder, or another reference file, beside the repository, or `None` with a printed reason.
 pub(crate) fn reference(name: &str) -> Option<PathBuf> {
     let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/oracles/public");
     let folder = Path::new(root).join(name);
-    if folder.is_dir() {
+    if folder.exists() {
         return Some(folder);
     }
-    drop(writeln!(std::io::stderr(), "skipped: no reference checkpoint {name} in ../shared"));
+    drop(writeln!(std::io::stderr(), "skipped: no reference {name} in ../shared"));
     None
 }
 
@@ -47,9 +47,14 @@ pub(crate) fn device(name: &str) -> Option<OpenDevice> {
 
 /// The checkpoint in `folder` on `device`.
 pub(crate) fn engine(folder: &Path, device: &OpenDevice, dtype: DtypeChoice) -> Engine {
-    let files = ModelFiles::open(folder).expect("model folder");
     let config = EngineConfig { dtype, max_context: Some(2048), ..EngineConfig::default() };
-    Engine::load(files, device, &config, &mut |_| ()).expect("load")
+    load(folder, device, &config)
+}
+
+/// The same with every choice.
+pub(crate) fn load(folder: &Path, device: &OpenDevice, config: &EngineConfig) -> Engine {
+    let files = ModelFiles::open(folder).expect("model folder");
+    Engine::load(files, device, config, &mut |_| ()).expect("load")
 }
 
 /// A file of recorded tensors.
@@ -75,6 +80,11 @@ impl Golden {
 
     pub(crate) fn tokens(&self, name: &str) -> Vec<u32> {
         self.ids(name).into_iter().map(|id| id as u32).collect()
+    }
+
+    pub(crate) fn bytes(&self, name: &str) -> Vec<u8> {
+        let tensors = SafeTensors::deserialize(&self.0).expect("safetensors");
+        tensors.tensor(name).unwrap_or_else(|error| panic!("{name}: {error}")).data().to_vec()
     }
 
     fn read<T, const N: usize>(&self, name: &str, dtype: Dtype, of: fn([u8; N]) -> T) -> Vec<T> {
