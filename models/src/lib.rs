@@ -4,6 +4,7 @@
 //! [`glm_backends::kv::KvPool`] and does not know who fills them.
 //!
 //! - [`config`]: `config.json`, by `model_type`
+//! - [`inventory`]: every tensor of a checkpoint, by the configuration
 //! - [`weights`]: tensors by name, checked and divided over ranks
 //! - [`forward`]: the inputs of a step
 //! - [`chat`]: the markers of a conversation
@@ -17,6 +18,7 @@ pub mod config;
 pub mod forward;
 pub mod glm4_moe;
 pub mod glm4_moe_lite;
+pub mod inventory;
 pub mod model;
 mod nn;
 pub mod trace;

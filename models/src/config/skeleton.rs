@@ -1,4 +1,5 @@
 use super::{ConfigError, Fields, Parameters, quoted};
+use crate::inventory::{Part, TensorGroup};
 
 /// Positions are f32 in the rotary angles, exact up to here.
 const MAX_POSITIONS: usize = 1 << 24;
@@ -36,30 +37,25 @@ impl Skeleton {
         self.first_k_dense_replace.min(self.num_hidden_layers)
     }
 
-    /// Parameter counts of a model whose attention has `attention` elements a layer.
-    pub(crate) fn parameters(&self, attention: u128) -> Parameters {
-        let hidden = wide(self.hidden_size);
-        let layer = attention + 2 * hidden;
-
-        let dense = 3 * hidden * wide(self.intermediate_size);
-        let expert = 3 * hidden * wide(self.moe_intermediate_size);
-        let router = (hidden + 1) * wide(self.n_routed_experts);
-        let moe = router + expert * wide(self.n_routed_experts + self.n_shared_experts);
-        let not_chosen = expert * wide(self.n_routed_experts - self.num_experts_per_tok);
-
-        let layers = wide(self.num_hidden_layers);
-        let dense_layers = wide(self.dense_layers());
-        let moe_layers = layers - dense_layers;
-        let table = wide(self.vocab_size) * hidden;
-        let tables = if self.tie_word_embeddings { table } else { 2 * table };
-        let total = layers * layer + dense_layers * dense + moe_layers * moe + hidden + tables;
-        // Norms of the two inputs and of the output, and the projection of both inputs.
-        let prediction = layer + moe + 3 * hidden + 2 * hidden * hidden + 2 * table;
-        Parameters {
-            total: narrow(total),
-            active: narrow(total - tables - moe_layers * not_chosen),
-            mtp: narrow(wide(self.num_nextn_predict_layers) * prediction),
+    /// Parameter counts of a model that has these tensors.
+    pub(crate) fn parameters(&self, groups: &[TensorGroup]) -> Parameters {
+        let (mut total, mut active, mut mtp) = (0, 0, 0);
+        for group in groups {
+            let elements = group.elements();
+            if group.mtp {
+                mtp += elements;
+                continue;
+            }
+            total += elements;
+            active += match group.part {
+                Part::Embedding | Part::Head => 0,
+                Part::RoutedExperts => {
+                    elements / wide(self.n_routed_experts) * wide(self.num_experts_per_tok)
+                }
+                _ => elements,
+            };
         }
+        Parameters { total: narrow(total), active: narrow(active), mtp: narrow(mtp) }
     }
 
     /// Refuses dimensions that do not fit together.

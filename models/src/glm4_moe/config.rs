@@ -159,13 +159,7 @@ impl Config {
     /// Parameter counts that follow from the dimensions.
     #[must_use]
     pub fn parameters(&self) -> Parameters {
-        let flag = u128::from;
-        let query = wide(self.num_attention_heads) * wide(self.head_dim);
-        let key_value = wide(self.num_key_value_heads) * wide(self.head_dim);
-        let attention = 2 * wide(self.hidden_size) * (query + key_value)
-            + flag(self.attention_bias) * (query + 2 * key_value)
-            + flag(self.use_qk_norm) * 2 * wide(self.head_dim);
-        self.skeleton().parameters(attention)
+        self.skeleton().parameters(&self.tensor_groups())
     }
 
     /// Bytes that one token adds to the KV cache over all layers of the main model.

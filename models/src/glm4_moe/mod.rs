@@ -24,6 +24,7 @@
 mod attention;
 mod config;
 mod decoder;
+mod inventory;
 mod layer;
 mod mtp;
 

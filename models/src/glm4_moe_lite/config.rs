@@ -170,17 +170,7 @@ impl Config {
     /// Parameter counts that follow from the dimensions.
     #[must_use]
     pub fn parameters(&self) -> Parameters {
-        let (hidden, heads) = (wide(self.hidden_size), wide(self.num_attention_heads));
-        let (latent, rope) = (wide(self.kv_lora_rank), wide(self.qk_rope_head_dim));
-        let queries = heads * wide(self.qk_head_dim());
-        let query = match self.q_lora_rank.map(wide) {
-            Some(rank) => hidden * rank + rank + rank * queries,
-            None => hidden * queries,
-        };
-        let expanded = heads * wide(self.qk_nope_head_dim + self.v_head_dim);
-        let key_value = hidden * (latent + rope) + latent + latent * expanded;
-        let output = heads * wide(self.v_head_dim) * hidden;
-        self.skeleton().parameters(query + key_value + output)
+        self.skeleton().parameters(&self.tensor_groups())
     }
 
     /// Bytes that one token adds to the KV cache over all layers of the main model: the latent and
