@@ -14,7 +14,7 @@ use safetensors::tensor::Dtype;
 use crate::model_parity::{check_trace, median_off};
 use crate::support::checkpoint::{Checkpoint, PROMPT};
 use crate::support::fp8::{DraftHead, Layout, Scales, layouts, quantised};
-use crate::support::oracle::{self, Golden, floats, ids, relative_l2};
+use crate::support::oracle::{self, Golden, floats, relative_l2};
 use crate::transcripts;
 
 const REFERENCES: [&str; 2] = ["air-tiny-fp8", "m355-tiny-fp8"];
@@ -239,7 +239,7 @@ fn check_layer(folder: &Path, device: &OpenDevice) {
     let x = floats(x, [rows, input]);
     let quantised = ops::quantise_fp8(x.clone(), None);
     let read =
-        |tensor: Tensor<2>| tensor.into_data().convert::<f32>().to_vec::<f32>().expect("f32");
+        |tensor: Tensor<2>| tensor.into_data().convert::<f32>().try_to_vec::<f32>().expect("f32");
     assert_eq!(read(quantised.scales), golden.floats("w8a8.op.x_scale"), "scales");
     let want: Vec<f32> = golden.bytes("w8a8.op.xq").into_iter().map(fp8::decode).collect();
     assert_eq!(read(quantised.values), want, "codes");

@@ -111,9 +111,18 @@ pub(crate) struct EngineArgs {
     /// FP8 weights with float (w8a16) or FP8 activations (w8a8); auto is w8a16
     #[arg(long, default_value = "auto", hide_short_help = true)]
     pub(crate) fp8: Fp8Choice,
+    /// dummy: random weights from config.json alone, for timing a model without its download
+    #[arg(long, value_enum, default_value_t = LoadFormat::Safetensors, hide_short_help = true)]
+    pub(crate) load_format: LoadFormat,
     /// Load weights that are NaN or infinite all the same
     #[arg(long, hide_short_help = true)]
     pub(crate) allow_nan: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LoadFormat {
+    Safetensors,
+    Dummy,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

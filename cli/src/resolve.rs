@@ -10,13 +10,13 @@ use glm_backends::device::{self, OpenDevice, Selection};
 use glm_models::config::Config;
 use glm_models::model::Parts;
 use glm_runtime::hub::Wanted;
-use glm_runtime::load::{Checkpoint, GenerationDefaults, ModelFiles, read_config};
+use glm_runtime::load::{Checkpoint, GenerationDefaults, ModelFiles, WeightSource, read_config};
 use glm_runtime::{Engine, EngineConfig, LoadProgress, Request, RequestError, SamplingParams};
 use glm_server::parse::Start;
 use serde_json::{Map, Value};
 
 use crate::args::{
-    self, Args, EngineArgs, PromptArgs, RunArgs, SamplingArgs, SourceArgs, StoppingArgs,
+    self, Args, EngineArgs, LoadFormat, PromptArgs, RunArgs, SamplingArgs, SourceArgs, StoppingArgs,
 };
 use crate::conversation::Conversation;
 use crate::download::download;
@@ -117,6 +117,9 @@ impl ModelChoice {
     /// Opens its files, downloading first what a hub model lacks, unless it could not run on
     /// `place` anyway. No weight is read.
     pub(crate) fn open(&self, source: &SourceArgs, place: &Place) -> Result<ModelFiles> {
+        if place.load_format == LoadFormat::Dummy {
+            return self.open_dummy(source);
+        }
         Ok(match self {
             Self::BuiltIn => ModelFiles::from_embedded(&builtin::MODEL),
             Self::Folder(folder) => ModelFiles::open(folder),
@@ -130,6 +133,18 @@ impl ModelChoice {
         }?)
     }
 
+    /// Its config.json with random weights, the same in every run; no weights are downloaded.
+    fn open_dummy(&self, source: &SourceArgs) -> Result<ModelFiles> {
+        const SEED: u64 = 1;
+        let folder = match self {
+            Self::BuiltIn => bail!("--load-format dummy wants a MODEL: the built-in one is here"),
+            Self::Folder(folder) => folder.clone(),
+            Self::HubId(id) => download(id, source, Wanted::Description)?,
+        };
+        ui::note("weights: random (--load-format dummy); the answers mean nothing");
+        Ok(ModelFiles::open_random(&folder, SEED, &builtin::MODEL)?)
+    }
+
     /// Its config.json, and the headers of its weights where they are on this machine: no
     /// weights are downloaded.
     pub(crate) fn describe(&self, source: &SourceArgs) -> Result<(Config, Option<Checkpoint>)> {
@@ -141,7 +156,10 @@ impl ModelChoice {
                 return Ok((read_config(&folder)?, Checkpoint::open(&folder).ok()));
             }
         };
-        Ok((files.config, Some(files.checkpoint)))
+        Ok(match files.weights {
+            WeightSource::Checkpoint(checkpoint) => (files.config, Some(checkpoint)),
+            WeightSource::Random(_) => (files.config, None),
+        })
     }
 }
 
@@ -150,6 +168,7 @@ impl ModelChoice {
 pub(crate) struct Place {
     device: OpenDevice,
     config: EngineConfig,
+    load_format: LoadFormat,
 }
 
 impl Place {
@@ -167,7 +186,7 @@ impl Place {
             allow_nan: args.allow_nan,
             ..EngineConfig::default()
         };
-        Ok(Self { device, config })
+        Ok(Self { device, config, load_format: args.load_format })
     }
 
     /// The same place, with the multi-token-prediction layer loaded too.

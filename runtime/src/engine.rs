@@ -12,12 +12,12 @@ use glm_models::config::Config;
 use glm_models::forward::SequenceInput;
 use glm_models::model::Model;
 use glm_models::trace::Trace;
-use glm_models::weights::{Format, Loader, StoredDtype, TensorSource};
+use glm_models::weights::{Format, Loader, StoredDtype};
 
 use crate::config::EngineConfig;
 use crate::error::{EngineError, RequestError};
 use crate::kv::Blocks;
-use crate::load::ModelFiles;
+use crate::load::{ModelFiles, WeightSource};
 use crate::output::Output;
 use crate::request::{Completion, Event, Finish, Request, Timings};
 use crate::runner::Runner;
@@ -68,7 +68,7 @@ impl Engine {
         let limit = files.config.max_position_embeddings();
         let context_length = config.max_context.unwrap_or(limit).clamp(1, limit);
 
-        let total_bytes = files.checkpoint.total_bytes();
+        let total_bytes = files.weights.total_bytes();
         let progress = std::cell::RefCell::new(progress);
         let done = Cell::new(0);
         let report = |bytes| {
@@ -82,16 +82,20 @@ impl Engine {
             quantization: files.config.quantization().cloned(),
             allow_nan: config.allow_nan,
         };
-        let loader = Loader::new(&files.checkpoint, &device.device, Rank::SINGLE, format, &report);
+        let (rank, device) = (Rank::SINGLE, &device.device);
+        let loader = match &files.weights {
+            WeightSource::Checkpoint(source) => Loader::new(source, device, rank, format, &report),
+            WeightSource::Random(weights) => Loader::random(weights, device, rank, format, &report),
+        };
         let model = Model::load(loader, &files.config, context_length, config.parts)?;
         (progress.borrow_mut())(LoadProgress { done_bytes: total_bytes, total_bytes });
 
-        let pool = |spec| KvPool::new(spec, FIRST_PAGES, dtype, &device.device);
+        let pool = |spec| KvPool::new(spec, FIRST_PAGES, dtype, device);
         let kv = pool(Model::kv_spec(&files.config, Rank::SINGLE));
         let draft_spec = || Model::draft_kv_spec(&files.config, Rank::SINGLE);
         let draft_kv = model.drafts().then(|| pool(draft_spec()));
         Ok(Engine {
-            runner: Runner::new(model, kv, draft_kv, device.device.clone()),
+            runner: Runner::new(model, kv, draft_kv, device.clone()),
             blocks: Blocks::new(FIRST_PAGES),
             files,
             dtype,
@@ -333,7 +337,7 @@ fn choose_dtype(
 
 /// Dtype of the embedding: what the checkpoint as a whole is stored in.
 fn stored_dtype(files: &ModelFiles) -> DType {
-    match files.checkpoint.info("model.embed_tokens.weight").map(|info| info.dtype) {
+    match files.weights.info("model.embed_tokens.weight").map(|info| info.dtype) {
         Some(StoredDtype::F16) => DType::F16,
         Some(StoredDtype::F32) => DType::F32,
         _ => DType::BF16,

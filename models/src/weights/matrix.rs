@@ -106,7 +106,7 @@ impl Weights<'_> {
         match (kept, &self.loader.origin) {
             (_, Origin::Random(_)) => {
                 for piece in pieces {
-                    self.check(&piece.name, &piece.shape)?;
+                    self.made(&piece.name, &piece.shape)?;
                 }
                 Ok(match kept {
                     Kept::Dense => Weight::Dense(random::floats(shape, device, format.dtype)),

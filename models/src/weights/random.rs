@@ -6,6 +6,8 @@ use burn::tensor::{DType, Device, Distribution, Int, Tensor, s};
 use glm_backends::fp8::{Activations, CODES_PER_WORD, Fp8Matrix};
 
 use super::{StoredDtype, TensorInfo};
+use crate::config::Config;
+use crate::inventory::{Form, TensorEntry};
 
 /// Most words of FP8 codes that are made at a time: making them takes several times their size.
 const MOST_WORDS: usize = 1 << 24;
@@ -24,15 +26,42 @@ impl RandomWeights {
         RandomWeights { tensors: tensors.into_iter().collect(), seed }
     }
 
+    /// Weights for all tensors of a checkpoint of `config`, the prediction layer's included:
+    /// matrices are FP8 where the configuration says so.
+    #[must_use]
+    pub fn of(config: &Config, seed: u64) -> Self {
+        let floats = match config.dtype() {
+            Some("float16") => StoredDtype::F16,
+            Some("float32") => StoredDtype::F32,
+            _ => StoredDtype::Bf16,
+        };
+        let quantised = |entry: &TensorEntry| {
+            let module = entry.name.strip_suffix(".weight").unwrap_or(&entry.name);
+            entry.form == Form::Matrix
+                && config.quantization().is_some_and(|block| !block.ignores(module))
+        };
+        let tensor = |entry: TensorEntry| {
+            let dtype = match entry.form {
+                Form::Wide => StoredDtype::F32,
+                Form::Matrix | Form::Plain if quantised(&entry) => StoredDtype::F8E4M3,
+                Form::Matrix | Form::Plain => floats.clone(),
+            };
+            (entry.name, TensorInfo { dtype, shape: entry.shape })
+        };
+        Self::new(config.inventory().into_iter().map(tensor), seed)
+    }
+
     pub(super) fn seed(&self) -> u64 {
         self.seed
     }
 
-    pub(super) fn info(&self, name: &str) -> Option<TensorInfo> {
+    /// Dtype and shape of a tensor; `None` where there is none of this name.
+    #[must_use]
+    pub fn info(&self, name: &str) -> Option<TensorInfo> {
         self.tensors.get(name).cloned()
     }
 
-    /// All names but those of FP8 scales, which belong to their matrices here.
+    /// All names; scales of FP8 matrices have none of their own here.
     pub(super) fn names(&self) -> Vec<String> {
         self.tensors.keys().cloned().collect()
     }
@@ -40,13 +69,7 @@ impl RandomWeights {
     /// Bytes that the tensors would take in files.
     #[must_use]
     pub fn total_bytes(&self) -> u64 {
-        let size = |info: &TensorInfo| match info.dtype {
-            StoredDtype::F8E4M3 => 1,
-            StoredDtype::F32 => 4,
-            _ => 2,
-        };
-        let bytes = |info: &TensorInfo| info.shape.iter().product::<usize>() as u64 * size(info);
-        self.tensors.values().map(bytes).sum()
+        self.tensors.values().map(TensorInfo::bytes).sum()
     }
 }
 

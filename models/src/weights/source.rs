@@ -27,6 +27,20 @@ pub struct TensorInfo {
     pub shape: Vec<usize>,
 }
 
+impl TensorInfo {
+    /// Bytes of the tensor in a file; 0 for a type whose size is not known here.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        let size = match self.dtype {
+            StoredDtype::F8E4M3 => 1,
+            StoredDtype::Bf16 | StoredDtype::F16 => 2,
+            StoredDtype::F32 => 4,
+            StoredDtype::Other(_) => 0,
+        };
+        self.shape.iter().product::<usize>() as u64 * size
+    }
+}
+
 /// Type of a stored tensor's elements.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StoredDtype {

@@ -118,7 +118,7 @@ impl<'a> Weights<'a> {
         let lengths = part.each_ref().map(ExactSizeIterator::len);
         match &self.loader.origin {
             Origin::Random(_) => {
-                self.check(name, &shape)?;
+                self.made(name, &shape)?;
                 Ok(random::floats(lengths, self.loader.device, dtype))
             }
             Origin::Files(_) => {
@@ -146,6 +146,13 @@ impl<'a> Weights<'a> {
             return Err(LoadError::NotFinite { name: stored.name });
         }
         self.done(&stored, part, shape);
+        Ok(())
+    }
+
+    /// Counts a tensor that is made instead of read.
+    pub(super) fn made(&self, name: &str, shape: &[usize]) -> Result<(), LoadError> {
+        let info = self.check(name, shape)?;
+        (self.loader.progress)(info.bytes());
         Ok(())
     }
 

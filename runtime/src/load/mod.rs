@@ -6,11 +6,13 @@
 //! - `generation`: [`GenerationDefaults`], what the model's authors sample with
 //! - `error`: [`CheckpointError`], everything that can be wrong with a folder
 
+use std::borrow::Cow;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
 
 use glm_models::config::Config;
+use glm_models::weights::{RandomWeights, TensorInfo, TensorSource};
 
 use crate::text::{ChatTemplate, TextError, Tokenizer};
 
@@ -43,7 +45,45 @@ pub struct ModelFiles {
     /// From `chat_template.jinja` or `tokenizer_config.json`; base models may have none.
     pub template: Option<ChatTemplate>,
     /// The weights.
-    pub checkpoint: Checkpoint,
+    pub weights: WeightSource,
+}
+
+/// Where the weights of a model come from.
+#[derive(Debug)]
+pub enum WeightSource {
+    /// Files.
+    Checkpoint(Checkpoint),
+    /// Nowhere: random values, made on the device.
+    Random(RandomWeights),
+}
+
+impl WeightSource {
+    /// Bytes of all tensors together, as they are or would be stored.
+    #[must_use]
+    pub fn total_bytes(&self) -> u64 {
+        match self {
+            Self::Checkpoint(checkpoint) => checkpoint.total_bytes(),
+            Self::Random(weights) => weights.total_bytes(),
+        }
+    }
+
+    /// The files, where there are any.
+    #[must_use]
+    pub fn checkpoint(&self) -> Option<&Checkpoint> {
+        match self {
+            Self::Checkpoint(checkpoint) => Some(checkpoint),
+            Self::Random(_) => None,
+        }
+    }
+
+    /// Dtype and shape of a tensor; `None` where there is none of this name.
+    #[must_use]
+    pub fn info(&self, name: &str) -> Option<TensorInfo> {
+        match self {
+            Self::Checkpoint(checkpoint) => checkpoint.info(name),
+            Self::Random(weights) => weights.info(name),
+        }
+    }
 }
 
 /// Reads the `config.json` of a folder that may hold nothing else yet.
@@ -64,20 +104,26 @@ impl ModelFiles {
     /// tensors are not checked here but when the model is loaded.
     pub fn open(folder: &Path) -> Result<Self, CheckpointError> {
         error::check_folder(folder)?;
-        let config = required(folder, CONFIG)?;
-        let generation_config = optional(folder, GENERATION_CONFIG)?;
-        let tokenizer = required(folder, TOKENIZER)?;
-        let tokenizer_config = optional(folder, TOKENIZER_CONFIG)?;
-        // An empty file would make every prompt empty.
-        let chat_template = optional(folder, CHAT_TEMPLATE)?.filter(|text| !text.trim().is_empty());
-        let texts = Texts {
-            config: &config,
-            generation_config: generation_config.as_deref(),
-            tokenizer: tokenizer.as_bytes(),
-            tokenizer_config: tokenizer_config.as_deref(),
-            chat_template: chat_template.as_deref(),
-        };
-        Self::assemble(folder, &texts, || Checkpoint::open(folder))
+        let texts = Texts::in_folder(folder, None)?;
+        Self::assemble(folder, &texts, |_| Checkpoint::open(folder).map(WeightSource::Checkpoint))
+    }
+
+    /// Opens a folder that needs to hold nothing but `config.json`, with random weights instead of
+    /// the files: for timing a model without its download. Where there is no tokenizer, that of
+    /// `stand_in` and its chat template take its place.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open), but for the weights.
+    pub fn open_random(
+        folder: &Path,
+        seed: u64,
+        stand_in: &EmbeddedModel,
+    ) -> Result<Self, CheckpointError> {
+        error::check_folder(folder)?;
+        let texts = Texts::in_folder(folder, Some(stand_in))?;
+        Self::assemble(folder, &texts, |config| {
+            Ok(WeightSource::Random(RandomWeights::of(config, seed)))
+        })
     }
 
     /// The same from files inside the program.
@@ -85,25 +131,21 @@ impl ModelFiles {
     /// # Errors
     /// As [`open`](Self::open); the folder is called `built-in` there.
     pub fn from_embedded(model: &EmbeddedModel) -> Result<Self, CheckpointError> {
-        let texts = Texts {
-            config: model.config,
-            generation_config: Some(model.generation_config),
-            tokenizer: model.tokenizer,
-            tokenizer_config: Some(model.tokenizer_config),
-            chat_template: Some(model.chat_template),
-        };
-        Self::assemble(Path::new("built-in"), &texts, || Checkpoint::from_bytes(model.weights))
+        Self::assemble(Path::new("built-in"), &Texts::embedded(model), |_| {
+            Checkpoint::from_bytes(model.weights).map(WeightSource::Checkpoint)
+        })
     }
 
     fn assemble(
         folder: &Path,
         texts: &Texts<'_>,
-        checkpoint: impl FnOnce() -> Result<Checkpoint, CheckpointError>,
+        weights: impl FnOnce(&Config) -> Result<WeightSource, CheckpointError>,
     ) -> Result<Self, CheckpointError> {
         let text_error = |error| texts.error(folder, error);
-        let config = Config::from_json(texts.config, &folder.join(CONFIG))?;
-        let generation = GenerationDefaults::read(texts.generation_config, &config, folder)?;
-        let tokenizer = Tokenizer::from_bytes(texts.tokenizer).map_err(text_error)?;
+        let config = Config::from_json(&texts.config, &folder.join(CONFIG))?;
+        let generation = texts.generation_config.as_deref();
+        let generation = GenerationDefaults::read(generation, &config, folder)?;
+        let tokenizer = Tokenizer::from_bytes(&texts.tokenizer).map_err(text_error)?;
         if tokenizer.vocab_len() > config.vocab_size() {
             return Err(CheckpointError::TokenizerTooLarge {
                 path: folder.join(TOKENIZER),
@@ -111,14 +153,15 @@ impl ModelFiles {
                 wanted: config.vocab_size(),
             });
         }
-        let template = ChatTemplate::find(texts.chat_template, texts.tokenizer_config);
+        let template = (texts.chat_template.as_deref(), texts.tokenizer_config.as_deref());
+        let template = ChatTemplate::find(template.0, template.1);
         Ok(Self {
+            weights: weights(&config)?,
             config,
-            config_text: texts.config.to_owned(),
+            config_text: texts.config.to_string(),
             generation,
             tokenizer,
             template: template.map_err(text_error)?,
-            checkpoint: checkpoint()?,
         })
     }
 }
@@ -150,14 +193,45 @@ impl std::fmt::Debug for EmbeddedModel {
 
 /// The small files' contents.
 struct Texts<'a> {
-    config: &'a str,
-    generation_config: Option<&'a str>,
-    tokenizer: &'a [u8],
-    tokenizer_config: Option<&'a str>,
-    chat_template: Option<&'a str>,
+    config: Cow<'a, str>,
+    generation_config: Option<Cow<'a, str>>,
+    tokenizer: Cow<'a, [u8]>,
+    tokenizer_config: Option<Cow<'a, str>>,
+    chat_template: Option<Cow<'a, str>>,
 }
 
-impl Texts<'_> {
+impl<'a> Texts<'a> {
+    fn embedded(model: &EmbeddedModel) -> Self {
+        Texts {
+            config: model.config.into(),
+            generation_config: Some(model.generation_config.into()),
+            tokenizer: model.tokenizer.into(),
+            tokenizer_config: Some(model.tokenizer_config.into()),
+            chat_template: Some(model.chat_template.into()),
+        }
+    }
+
+    /// The files of `folder`; where it holds no tokenizer, all about text is `stand_in`'s.
+    fn in_folder(folder: &Path, stand_in: Option<&EmbeddedModel>) -> Result<Self, CheckpointError> {
+        let read = |file| optional(folder, file).map(|text| text.map(Cow::Owned));
+        let config = required(folder, CONFIG)?.into();
+        let generation_config = read(GENERATION_CONFIG)?;
+        if let Some(stand_in) = stand_in
+            && optional(folder, TOKENIZER)?.is_none()
+        {
+            return Ok(Texts { config, generation_config, ..Texts::embedded(stand_in) });
+        }
+        // An empty file would make every prompt empty.
+        let chat_template = read(CHAT_TEMPLATE)?.filter(|text| !text.trim().is_empty());
+        Ok(Texts {
+            config,
+            generation_config,
+            tokenizer: required(folder, TOKENIZER)?.into_bytes().into(),
+            tokenizer_config: read(TOKENIZER_CONFIG)?,
+            chat_template,
+        })
+    }
+
     /// Says which file of `folder` is at fault.
     fn error(&self, folder: &Path, error: TextError) -> CheckpointError {
         let (file, reason) = match error {

@@ -51,7 +51,7 @@ fn model_folder_with_the_least_files() {
     assert!(files.config_text.contains("\"glm4_moe\""));
     assert_eq!(files.tokenizer.encode("cab").expect("in the vocabulary"), [2, 0, 1]);
     assert!(files.template.is_none());
-    assert_eq!(files.checkpoint.names(), ["a"]);
+    assert_eq!(files.weights.checkpoint().expect("files").names(), ["a"]);
     assert_eq!(files.generation.eos_token_ids, [2, 1]);
     assert_eq!((files.generation.temperature, files.generation.do_sample), (None, None));
 }
@@ -177,7 +177,7 @@ fn model_inside_the_program() {
     };
     let files = ModelFiles::from_embedded(&model).expect("opens");
     assert_eq!(files.generation.temperature, Some(0.5));
-    assert_eq!((files.checkpoint.total_bytes(), files.template.is_some()), (2, true));
+    assert_eq!((files.weights.total_bytes(), files.template.is_some()), (2, true));
 
     let error = ModelFiles::from_embedded(&EmbeddedModel { config: "{}", ..model });
     let wanted = "built-in/config.json: `model_type` is missing";
@@ -197,10 +197,11 @@ fn reference_checkpoints() {
     for name in ["air-tiny", "m355-tiny", "lite-tiny", "glm-tiny"] {
         let files = ModelFiles::open(&shared.join(name)).expect(name);
         let elements = |name: &String| {
-            let shape = files.checkpoint.info(name).expect("listed").shape;
+            let shape = files.weights.info(name).expect("listed").shape;
             shape.into_iter().map(|length| length as u64).product::<u64>()
         };
-        let stored: u64 = files.checkpoint.names().iter().map(elements).sum();
+        let stored: u64 =
+            files.weights.checkpoint().expect("files").names().iter().map(elements).sum();
         let counted = files.config.parameters();
         assert_eq!(stored, counted.total + counted.mtp, "{name}");
         assert_eq!(files.generation.eos_token_ids.len(), 3, "{name}");
