@@ -2,6 +2,7 @@
 
 mod base;
 mod inspect;
+mod weights;
 
 use std::fs;
 use std::io::{Read, Write};

@@ -11,7 +11,10 @@ use glm_models::config::Config;
 use glm_models::model::Parts;
 use glm_runtime::hub::Wanted;
 use glm_runtime::load::{Checkpoint, GenerationDefaults, ModelFiles, WeightSource, read_config};
-use glm_runtime::{Engine, EngineConfig, LoadProgress, Request, RequestError, SamplingParams};
+use glm_runtime::{
+    Engine, EngineConfig, Fp8Choice, LoadProgress, QuantChoice, Request, RequestError,
+    SamplingParams,
+};
 use glm_server::parse::Start;
 use serde_json::{Map, Value};
 
@@ -197,6 +200,10 @@ impl Place {
 
     /// Loads the weights, with a progress bar.
     pub(crate) fn load(&self, files: ModelFiles) -> Result<Engine> {
+        let in_fp8 = files.config.quantization().is_some() || self.config.quant == QuantChoice::Fp8;
+        if self.config.fp8 != Fp8Choice::Auto && !in_fp8 {
+            ui::warning("--fp8 has no effect: the weights are not FP8 (see --quant fp8)");
+        }
         let bar = ui::Bar::bytes("loading");
         let mut progress =
             |progress: LoadProgress| bar.set(progress.done_bytes, progress.total_bytes);
