@@ -16,6 +16,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use glm_backends::device;
+use glm_models::config::Config;
+use glm_models::inventory::{Form, Part, TensorEntry};
 use glm_runtime::load::ModelFiles;
 use glm_runtime::{Engine, EngineConfig};
 use safetensors::tensor::{Dtype, View, serialize_to_file};
@@ -29,16 +31,15 @@ const MARGIN: f64 = 0.1;
 /// Between two looks at the memory. Copying the largest tensor takes several of these.
 const SAMPLING: Duration = Duration::from_millis(1);
 
-// GLM-4.5-Air in 8 of its 46 layers, a quarter as wide, with all its experts.
-const LAYERS: usize = 8;
-const HIDDEN: usize = 1024;
-const HEADS: usize = 24;
-const KV_HEADS: usize = 2;
-const HEAD_DIM: usize = 128;
-const DENSE_WIDTH: usize = 2736;
-const EXPERTS: usize = 128;
-const EXPERT_WIDTH: usize = 352;
-const VOCABULARY: usize = 16_384;
+/// GLM-4.5-Air in 8 of its 46 layers, a quarter as wide, with all its experts.
+const CONFIG: &str = r#"{
+    "model_type": "glm4_moe", "torch_dtype": "bfloat16", "vocab_size": 16384, "hidden_size": 1024,
+    "num_hidden_layers": 8, "first_k_dense_replace": 1, "num_attention_heads": 24,
+    "num_key_value_heads": 2, "head_dim": 128, "attention_bias": true, "use_qk_norm": false,
+    "partial_rotary_factor": 0.5, "intermediate_size": 2736, "moe_intermediate_size": 352,
+    "n_routed_experts": 128, "num_experts_per_tok": 8, "n_shared_experts": 1,
+    "num_nextn_predict_layers": 0, "eos_token_id": 0
+}"#;
 
 fn main() -> Result<ExitCode, Box<dyn Error>> {
     if anonymous_bytes().is_none() {
@@ -72,7 +73,7 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
 /// Loads the checkpoint and prints its row of the table.
 fn load(folder: &Path, dtype: &str, quant: &str) -> Result<ExitCode, Box<dyn Error>> {
     let resident = |tensor: &Tensor| tensor.resident_bytes(dtype, quant);
-    let tensors = tensors();
+    let tensors = tensors()?;
     let weights: usize = tensors.iter().map(resident).sum();
     let largest = tensors.iter().map(resident).max().unwrap_or_default();
     let allowed = (weights + largest) as f64 * (1.0 + MARGIN);
@@ -126,27 +127,18 @@ fn anonymous_bytes() -> Option<u64> {
 
 /// Writes the model folder, with tensors dealt to the shards in turn.
 fn write(folder: &Path) -> Result<(), Box<dyn Error>> {
-    let tensors = tensors();
+    let tensors = tensors()?;
     let bytes: usize = tensors.iter().map(|tensor| tensor.data_len()).sum();
     println!("a glm4_moe checkpoint of {:.2} GB in {SHARDS} shards", bytes as f64 / 1e9);
-    let config = json!({
-        "model_type": "glm4_moe", "torch_dtype": "bfloat16", "vocab_size": VOCABULARY,
-        "hidden_size": HIDDEN, "num_hidden_layers": LAYERS, "first_k_dense_replace": 1,
-        "num_attention_heads": HEADS, "num_key_value_heads": KV_HEADS, "head_dim": HEAD_DIM,
-        "attention_bias": true, "use_qk_norm": false, "partial_rotary_factor": 0.5,
-        "intermediate_size": DENSE_WIDTH, "moe_intermediate_size": EXPERT_WIDTH,
-        "n_routed_experts": EXPERTS, "num_experts_per_tok": 8, "n_shared_experts": 1,
-        "num_nextn_predict_layers": 0, "eos_token_id": 0
-    });
-    std::fs::write(folder.join("config.json"), config.to_string())?;
+    std::fs::write(folder.join("config.json"), CONFIG)?;
     let tokenizer = concat!(env!("CARGO_MANIFEST_DIR"), "/../cli/assets/glm-tiny/tokenizer.json");
     std::fs::copy(tokenizer, folder.join("tokenizer.json"))?;
     let name = |shard: usize| format!("model-{:05}-of-{SHARDS:05}.safetensors", shard + 1);
     let mut weight_map = serde_json::Map::new();
     for shard in 0..SHARDS {
         let mine = tensors.iter().skip(shard).step_by(SHARDS);
-        weight_map.extend(mine.clone().map(|tensor| (tensor.name.clone(), name(shard).into())));
-        let views = mine.map(|tensor| (tensor.name.as_str(), tensor));
+        weight_map.extend(mine.clone().map(|tensor| (tensor.0.name.clone(), name(shard).into())));
+        let views = mine.map(|tensor| (tensor.0.name.as_str(), tensor));
         serialize_to_file(views, None, &folder.join(name(shard)))?;
     }
     let index = json!({ "weight_map": weight_map }).to_string();
@@ -154,46 +146,40 @@ fn write(folder: &Path) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// A tensor of seeded random values, made when it is written.
-struct Tensor {
-    name: String,
-    shape: Vec<usize>,
-    kind: Kind,
+/// All tensors of the checkpoint.
+fn tensors() -> Result<Vec<Tensor>, Box<dyn Error>> {
+    let config = Config::from_json(CONFIG, Path::new("config.json"))?;
+    Ok(config.inventory().into_iter().map(Tensor).collect())
 }
 
-/// How a tensor is kept.
-#[derive(Clone, Copy, PartialEq)]
-enum Kind {
-    /// A linear layer that `--quant` changes.
-    Quantised,
-    /// In the dtype of the model.
-    Kept,
-    /// The router: in f32.
-    Wide,
-    /// The same, and in the file too.
-    WideInFile,
-}
+/// A tensor of seeded random values, made when it is written.
+struct Tensor(TensorEntry);
 
 impl Tensor {
+    /// Bytes that it takes once it is loaded with `--dtype` and `--quant`.
     fn resident_bytes(&self, dtype: &str, quant: &str) -> usize {
-        let elements: usize = self.shape.iter().product();
+        let TensorEntry { shape, part, form, .. } = &self.0;
+        let elements: usize = shape.iter().product();
         let element = if dtype == "f32" { 4 } else { 2 };
-        match self.kind {
-            Kind::Wide | Kind::WideInFile => 4 * elements,
-            // A code each, and an f32 scale a row.
-            Kind::Quantised if quant == "fp8" => elements + 4 * self.shape[0],
-            Kind::Quantised | Kind::Kept => element * elements,
+        match (part, form) {
+            // The router computes in f32.
+            (Part::Router, _) | (_, Form::Wide) => 4 * elements,
+            // A code each, and an f32 scale a row. The head is left as it is.
+            (part, Form::Matrix) if quant == "fp8" && *part != Part::Head => {
+                elements + 4 * shape[0]
+            }
+            _ => element * elements,
         }
     }
 }
 
 impl View for &Tensor {
     fn dtype(&self) -> Dtype {
-        if self.kind == Kind::WideInFile { Dtype::F32 } else { Dtype::BF16 }
+        if self.0.form == Form::Wide { Dtype::F32 } else { Dtype::BF16 }
     }
 
     fn shape(&self) -> &[usize] {
-        &self.shape
+        &self.0.shape
     }
 
     fn data(&self) -> Cow<'_, [u8]> {
@@ -202,7 +188,7 @@ impl View for &Tensor {
             Dtype::F32 => [0x807f_ffff_807f_ffff, 0x3c00_0000_3c00_0000],
             _ => [0x807f_807f_807f_807f, 0x3c00_3c00_3c00_3c00u64],
         };
-        let mut state = self.name.bytes().fold(0x9e37_79b9_7f4a_7c15u64, |state, byte| {
+        let mut state = self.0.name.bytes().fold(0x9e37_79b9_7f4a_7c15u64, |state, byte| {
             (state ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
         });
         let words = std::iter::repeat_with(|| {
@@ -219,48 +205,6 @@ impl View for &Tensor {
     }
 
     fn data_len(&self) -> usize {
-        self.shape.iter().product::<usize>() * self.dtype().bitsize() / 8
+        self.0.shape.iter().product::<usize>() * self.dtype().bitsize() / 8
     }
-}
-
-/// All tensors of the checkpoint.
-fn tensors() -> Vec<Tensor> {
-    let mut tensors = Vec::new();
-    let mut add = |name: String, shape: &[usize], kind: Kind| {
-        tensors.push(Tensor { name, shape: shape.to_vec(), kind });
-    };
-    let mlp = |add: &mut dyn FnMut(String, &[usize], Kind), module: &str, width: usize| {
-        for name in ["gate_proj", "up_proj"] {
-            add(format!("{module}.{name}.weight"), &[width, HIDDEN], Kind::Quantised);
-        }
-        add(format!("{module}.down_proj.weight"), &[HIDDEN, width], Kind::Quantised);
-    };
-    add("model.embed_tokens.weight".into(), &[VOCABULARY, HIDDEN], Kind::Kept);
-    add("lm_head.weight".into(), &[VOCABULARY, HIDDEN], Kind::Kept);
-    add("model.norm.weight".into(), &[HIDDEN], Kind::Kept);
-    for layer in 0..LAYERS {
-        let layer_name = format!("model.layers.{layer}");
-        for name in ["input_layernorm", "post_attention_layernorm"] {
-            add(format!("{layer_name}.{name}.weight"), &[HIDDEN], Kind::Kept);
-        }
-        for (name, heads) in [("q_proj", HEADS), ("k_proj", KV_HEADS), ("v_proj", KV_HEADS)] {
-            let module = format!("{layer_name}.self_attn.{name}");
-            add(format!("{module}.weight"), &[heads * HEAD_DIM, HIDDEN], Kind::Quantised);
-            add(format!("{module}.bias"), &[heads * HEAD_DIM], Kind::Kept);
-        }
-        let output = format!("{layer_name}.self_attn.o_proj.weight");
-        add(output, &[HIDDEN, HEADS * HEAD_DIM], Kind::Quantised);
-        let module = format!("{layer_name}.mlp");
-        if layer == 0 {
-            mlp(&mut add, &module, DENSE_WIDTH);
-            continue;
-        }
-        add(format!("{module}.gate.weight"), &[EXPERTS, HIDDEN], Kind::Wide);
-        add(format!("{module}.gate.e_score_correction_bias"), &[EXPERTS], Kind::WideInFile);
-        mlp(&mut add, &format!("{module}.shared_experts"), EXPERT_WIDTH);
-        for expert in 0..EXPERTS {
-            mlp(&mut add, &format!("{module}.experts.{expert}"), EXPERT_WIDTH);
-        }
-    }
-    tensors
 }
