@@ -19,6 +19,18 @@ pub enum KvSpec {
         /// Tokens per page.
         page_size: usize,
     },
+    /// One latent that keys and values of all heads are expanded from, and one rotated key that
+    /// all heads share ([DeepSeek-V2 2024](https://arxiv.org/abs/2405.04434), section 2.1).
+    Mla {
+        /// Layers that hold a cache.
+        layers: usize,
+        /// Values of the latent.
+        latent: usize,
+        /// Values of the rotated key.
+        rope: usize,
+        /// Tokens per page.
+        page_size: usize,
+    },
 }
 
 impl KvSpec {
@@ -27,48 +39,134 @@ impl KvSpec {
 
     /// Tokens per page.
     pub fn page_size(&self) -> usize {
-        let KvSpec::Gqa { page_size, .. } = self;
-        *page_size
+        match *self {
+            KvSpec::Gqa { page_size, .. } | KvSpec::Mla { page_size, .. } => page_size,
+        }
+    }
+
+    /// The same cache for another number of layers.
+    #[must_use]
+    pub fn with_layers(self, layers: usize) -> Self {
+        match self {
+            KvSpec::Gqa { kv_heads, head_dim, page_size, .. } => {
+                KvSpec::Gqa { layers, kv_heads, head_dim, page_size }
+            }
+            KvSpec::Mla { latent, rope, page_size, .. } => {
+                KvSpec::Mla { layers, latent, rope, page_size }
+            }
+        }
     }
 
     /// Bytes that one token takes in all layers with values of `dtype`.
     pub fn bytes_per_token(&self, dtype: DType) -> usize {
-        let KvSpec::Gqa { layers, kv_heads, head_dim, .. } = self;
-        2 * layers * kv_heads * head_dim * dtype.size()
+        let values = match *self {
+            KvSpec::Gqa { layers, kv_heads, head_dim, .. } => 2 * layers * kv_heads * head_dim,
+            KvSpec::Mla { layers, latent, rope, .. } => layers * (latent + rope),
+        };
+        values * dtype.size()
     }
 
     /// Bytes that one page takes in all layers.
     pub fn bytes_per_page(&self, dtype: DType) -> usize {
         self.bytes_per_token(dtype) * self.page_size()
     }
+
+    fn layers(&self) -> usize {
+        match *self {
+            KvSpec::Gqa { layers, .. } | KvSpec::Mla { layers, .. } => layers,
+        }
+    }
 }
 
 /// The cache of one layer. A slot is `page * page_size + row`.
 #[derive(Debug)]
-pub struct KvLayer {
-    /// `[slots, kv_heads * head_dim]`
-    keys: Tensor<2>,
-    /// `[slots, kv_heads * head_dim]`
-    values: Tensor<2>,
+pub struct KvLayer(Rows);
+
+#[derive(Debug)]
+enum Rows {
+    /// Both `[slots, kv_heads * head_dim]`.
+    Gqa { keys: Tensor<2>, values: Tensor<2> },
+    /// `[slots, latent + rope]`
+    Mla(Tensor<2>),
 }
 
 impl KvLayer {
+    fn zeros(spec: KvSpec, slots: usize, dtype: DType, device: &Device) -> Self {
+        let zeros = |width| Tensor::zeros([slots, width], (device, dtype));
+        KvLayer(match spec {
+            KvSpec::Gqa { kv_heads, head_dim, .. } => {
+                let width = kv_heads * head_dim;
+                Rows::Gqa { keys: zeros(width), values: zeros(width) }
+            }
+            KvSpec::Mla { latent, rope, .. } => Rows::Mla(zeros(latent + rope)),
+        })
+    }
+
+    fn grow(&mut self, slots: usize) {
+        let grow = |rows: &mut Tensor<2>| {
+            let [_, width] = rows.dims();
+            let fresh = Tensor::zeros([slots, width], (&rows.device(), rows.dtype()));
+            rows.inplace(|held| Tensor::cat(vec![held, fresh], 0));
+        };
+        match &mut self.0 {
+            Rows::Gqa { keys, values } => {
+                grow(keys);
+                grow(values);
+            }
+            Rows::Mla(rows) => grow(rows),
+        }
+    }
+
     /// Stores one row of keys and values per token at `slots`.
     ///
     /// Shapes: `keys`, `values` `[tokens, kv_heads * head_dim]`, `slots [tokens]`.
+    ///
+    /// # Panics
+    /// When the layer holds latents.
     pub fn write(&mut self, keys: Tensor<2>, values: Tensor<2>, slots: Tensor<1, Int>) {
-        self.keys.inplace(|pages| ops::kv_write(pages, keys, slots.clone()));
-        self.values.inplace(|pages| ops::kv_write(pages, values, slots));
+        let Rows::Gqa { keys: held_keys, values: held_values } = &mut self.0 else {
+            panic!("keys and values for a layer of latents")
+        };
+        held_keys.inplace(|pages| ops::kv_write(pages, keys, slots.clone()));
+        held_values.inplace(|pages| ops::kv_write(pages, values, slots));
+    }
+
+    /// Stores one row per token at `slots`: the latent, after its norm, then the rotated key.
+    ///
+    /// Shapes: `rows [tokens, latent + rope]`, `slots [tokens]`.
+    ///
+    /// # Panics
+    /// When the layer holds keys and values.
+    pub fn write_latents(&mut self, rows: Tensor<2>, slots: Tensor<1, Int>) {
+        let Rows::Mla(held) = &mut self.0 else { panic!("latents for a layer of keys and values") };
+        held.inplace(|pages| ops::kv_write(pages, rows, slots));
     }
 
     /// Key rows, `[slots, kv_heads * head_dim]`.
+    ///
+    /// # Panics
+    /// When the layer holds latents.
     pub fn keys(&self) -> &Tensor<2> {
-        &self.keys
+        let Rows::Gqa { keys, .. } = &self.0 else { panic!("a layer of latents has no keys") };
+        keys
     }
 
     /// Value rows, `[slots, kv_heads * head_dim]`.
+    ///
+    /// # Panics
+    /// When the layer holds latents.
     pub fn values(&self) -> &Tensor<2> {
-        &self.values
+        let Rows::Gqa { values, .. } = &self.0 else { panic!("a layer of latents has no values") };
+        values
+    }
+
+    /// Latent and rotated key of each slot, `[slots, latent + rope]`.
+    ///
+    /// # Panics
+    /// When the layer holds keys and values.
+    pub fn latents(&self) -> &Tensor<2> {
+        let Rows::Mla(rows) = &self.0 else { panic!("a layer of keys has no latents") };
+        rows
     }
 }
 
@@ -84,25 +182,19 @@ pub struct KvPool {
 impl KvPool {
     /// A pool of `pages` zeroed pages, the sink included.
     pub fn new(spec: KvSpec, pages: usize, dtype: DType, device: &Device) -> Self {
-        let KvSpec::Gqa { layers, kv_heads, head_dim, page_size } = spec;
-        let shape = [pages * page_size, kv_heads * head_dim];
-        let zeros = || Tensor::zeros(shape, (device, dtype));
-        let layers = (0..layers).map(|_| KvLayer { keys: zeros(), values: zeros() }).collect();
+        let slots = pages * spec.page_size();
+        let layer = |_| KvLayer::zeros(spec, slots, dtype, device);
+        let layers = (0..spec.layers()).map(layer).collect();
         KvPool { spec, pages, layers }
     }
 
     /// Adds zeroed pages until there are `pages`; what is stored stays where it is.
     pub fn grow(&mut self, pages: usize) {
-        let KvSpec::Gqa { kv_heads, head_dim, page_size, .. } = self.spec;
         if pages <= self.pages {
             return;
         }
-        let shape = [(pages - self.pages) * page_size, kv_heads * head_dim];
         for layer in &mut self.layers {
-            for rows in [&mut layer.keys, &mut layer.values] {
-                let fresh = Tensor::zeros(shape, (&rows.device(), rows.dtype()));
-                rows.inplace(|held| Tensor::cat(vec![held, fresh], 0));
-            }
+            layer.grow((pages - self.pages) * self.spec.page_size());
         }
         self.pages = pages;
     }
@@ -152,17 +244,35 @@ mod tests {
     }
 
     #[test]
+    fn flash_takes_54144_bytes_a_token_in_bf16() {
+        let flash = KvSpec::Mla { layers: 47, latent: 512, rope: 64, page_size: 64 };
+        assert_eq!(flash.bytes_per_token(DType::BF16), 54_144);
+        assert_eq!(flash.with_layers(1).bytes_per_page(DType::BF16), 64 * 1152);
+    }
+
+    #[test]
     #[cfg(feature = "cpu")]
     fn growing_keeps_what_is_stored() {
         let device = Device::flex();
-        let spec = KvSpec::Gqa { layers: 1, kv_heads: 1, head_dim: 2, page_size: 2 };
-        let mut pool = KvPool::new(spec, 2, DType::F32, &device);
+        let gqa = KvSpec::Gqa { layers: 1, kv_heads: 1, head_dim: 2, page_size: 2 };
+        let mla = KvSpec::Mla { layers: 1, latent: 1, rope: 1, page_size: 2 };
         let row = || Tensor::<2>::from_data([[1.0, 2.0]], &device);
-        pool.layer(0).write(row(), row(), Tensor::from_data([3], &device));
-        pool.grow(4);
-        let keys = pool.layer(0).keys().to_data().try_to_vec_as::<f32>().unwrap();
-        assert_eq!(keys[6..8], [1.0, 2.0]);
-        assert_eq!(keys.len(), 16);
-        assert!(keys.iter().enumerate().all(|(i, v)| *v == 0.0 || (6..8).contains(&i)));
+        let slot = || Tensor::from_data([3], &device);
+        for spec in [gqa, mla] {
+            let mut pool = KvPool::new(spec, 2, DType::F32, &device);
+            match spec {
+                KvSpec::Gqa { .. } => pool.layer(0).write(row(), row(), slot()),
+                KvSpec::Mla { .. } => pool.layer(0).write_latents(row(), slot()),
+            }
+            pool.grow(4);
+            let rows = match spec {
+                KvSpec::Gqa { .. } => pool.layer(0).values().to_data(),
+                KvSpec::Mla { .. } => pool.layer(0).latents().to_data(),
+            };
+            let rows = rows.try_to_vec_as::<f32>().unwrap();
+            assert_eq!(rows[6..8], [1.0, 2.0]);
+            assert_eq!(rows.len(), 16);
+            assert!(rows.iter().enumerate().all(|(i, v)| *v == 0.0 || (6..8).contains(&i)));
+        }
     }
 }

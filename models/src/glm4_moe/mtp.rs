@@ -60,7 +60,6 @@ impl Mtp {
 
     /// Shape of the layer's cache on `rank`.
     pub fn kv_spec(config: &Config, rank: Rank) -> KvSpec {
-        let KvSpec::Gqa { kv_heads, head_dim, page_size, .. } = Glm4Moe::kv_spec(config, rank);
-        KvSpec::Gqa { layers: 1, kv_heads, head_dim, page_size }
+        Glm4Moe::kv_spec(config, rank).with_layers(1)
     }
 }
