@@ -23,7 +23,7 @@ pub use moe_route::{Routed, Routing, moe_route};
 pub use paged_attention::paged_attention;
 pub use quantise_fp8::{Fp8Activations, quantise_fp8};
 pub use rms_norm::rms_norm;
-pub use rope::{RotaryTable, Rotation, rope};
+pub use rope::{RopeOrder, RotaryTable, Rotation, rope};
 pub use sample::{Draw, Penalties, argmax, penalise, sample};
 pub use swiglu::swiglu;
 

@@ -1,6 +1,6 @@
 use burn::tensor::{DType, Device, Int, Tensor};
 use glm_backends::kv::{KvPool, KvSpec};
-use glm_backends::ops::{RotaryTable, Rotation};
+use glm_backends::ops::{RopeOrder, RotaryTable, Rotation};
 use glm_backends::ranks::Rank;
 
 use super::Config;
@@ -96,5 +96,6 @@ impl Glm4Moe {
 }
 
 fn rotary_table(config: &Config, context: usize, device: &Device) -> RotaryTable {
-    RotaryTable::new(context, config.rotary_dim(), config.rope_theta, device)
+    let order = RopeOrder::HalfSplit;
+    RotaryTable::new(context, config.rotary_dim(), config.rope_theta, order, device)
 }

@@ -5,6 +5,15 @@ mod reference;
 
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
+/// Which two values of a head are rotated together, in the first `rotary_dim` values of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RopeOrder {
+    /// `(x[i], x[i + rotary_dim / 2])`, also called NeoX order.
+    HalfSplit,
+    /// `(x[2i], x[2i + 1])`, also called GPT-J order.
+    Interleaved,
+}
+
 /// Cosines and sines of every position, kept in f32 on the device.
 ///
 /// `angle[p, i] = p * theta^(-2i / rotary_dim)` for `i < rotary_dim / 2`
@@ -13,6 +22,7 @@ use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 /// languages only promise near zero.
 #[derive(Debug)]
 pub struct RotaryTable {
+    order: RopeOrder,
     /// `[positions, rotary_dim / 2]`
     cos: Tensor<2>,
     /// `[positions, rotary_dim / 2]`
@@ -22,6 +32,8 @@ pub struct RotaryTable {
 /// Cosines and sines of the tokens of one step, shared by all its layers.
 #[derive(Debug, Clone)]
 pub struct Rotation {
+    /// Which values are pairs.
+    pub order: RopeOrder,
     /// `[tokens, rotary_dim / 2]`
     pub cos: Tensor<2>,
     /// `[tokens, rotary_dim / 2]`
@@ -30,7 +42,13 @@ pub struct Rotation {
 
 impl RotaryTable {
     /// The table for positions below `positions`.
-    pub fn new(positions: usize, rotary_dim: usize, theta: f64, device: &Device) -> Self {
+    pub fn new(
+        positions: usize,
+        rotary_dim: usize,
+        theta: f64,
+        order: RopeOrder,
+        device: &Device,
+    ) -> Self {
         let pairs = rotary_dim / 2;
         let frequencies: Vec<f32> = (0..pairs)
             .map(|i| 1.0 / (theta as f32).powf((2 * i) as f32 / rotary_dim as f32))
@@ -48,20 +66,22 @@ impl RotaryTable {
         let upload = |values: Vec<f32>| {
             Tensor::from_data(TensorData::new(values, [positions, pairs]), (device, DType::F32))
         };
-        RotaryTable { cos: upload(cos), sin: upload(sin) }
+        RotaryTable { order, cos: upload(cos), sin: upload(sin) }
     }
 
     /// The rows of `positions [tokens]`.
     pub fn at(&self, positions: Tensor<1, Int>) -> Rotation {
         Rotation {
+            order: self.order,
             cos: self.cos.clone().select(0, positions.clone()),
             sin: self.sin.clone().select(0, positions),
         }
     }
 }
 
-/// Rotates the first `rotary_dim` values of every head in pairs `(x[i], x[i + rotary_dim / 2])`
-/// (half-split, "NeoX" order) and passes the rest through.
+/// Rotates the first `rotary_dim` values of every head in pairs and passes the rest through. Each
+/// value stays at its place: `(a, b)` becomes `(a cos - b sin, b cos + a sin)`. (transformers moves
+/// interleaved pairs to half-split places, which changes no product of queries and keys.)
 ///
 /// Shapes: `x [tokens, heads, head_dim]`, rotation `[tokens, rotary_dim / 2]` →
 /// `[tokens, heads, head_dim]`. Computed in f32, returned in the dtype of `x`.

@@ -1,24 +1,33 @@
 use burn::tensor::{DType, Tensor, s};
 
-use super::Rotation;
+use super::{RopeOrder, Rotation};
 
 pub(super) fn rope(x: Tensor<3>, rotation: &Rotation) -> Tensor<3> {
-    let [_, _, head_dim] = x.dims();
+    let [tokens, heads, head_dim] = x.dims();
     let [_, pairs] = rotation.cos.dims();
     let dtype = x.dtype();
     let cos = rotation.cos.clone().unsqueeze_dim::<3>(1);
     let sin = rotation.sin.clone().unsqueeze_dim::<3>(1);
 
-    let first = x.clone().slice(s![.., .., 0..pairs]).cast(DType::F32);
-    let second = x.clone().slice(s![.., .., pairs..2 * pairs]).cast(DType::F32);
-    let mut parts = vec![
-        (first.clone() * cos.clone() - second.clone() * sin.clone()).cast(dtype),
-        (second * cos + first * sin).cast(dtype),
+    let wide = x.clone().slice(s![.., .., 0..2 * pairs]).cast(DType::F32);
+    // Both values of a pair differ only in this axis.
+    let (split, axis) = match rotation.order {
+        RopeOrder::HalfSplit => ([tokens, heads, 2, pairs], 2),
+        RopeOrder::Interleaved => ([tokens, heads, pairs, 2], 3),
+    };
+    let wide = wide.reshape(split);
+    let half = |index| wide.clone().narrow(axis, index, 1).reshape([tokens, heads, pairs]);
+    let (first, second) = (half(0), half(1));
+    let rotated = vec![
+        first.clone() * cos.clone() - second.clone() * sin.clone(),
+        second * cos + first * sin,
     ];
-    if head_dim > 2 * pairs {
-        parts.push(x.slice(s![.., .., 2 * pairs..]));
+    let rotated: Tensor<4> = Tensor::stack(rotated, axis);
+    let rotated = rotated.reshape([tokens, heads, 2 * pairs]).cast(dtype);
+    match head_dim > 2 * pairs {
+        true => Tensor::cat(vec![rotated, x.slice(s![.., .., 2 * pairs..])], 2),
+        false => rotated,
     }
-    Tensor::cat(parts, 2)
 }
 
 #[cfg(all(test, feature = "cpu"))]
@@ -30,17 +39,27 @@ mod tests {
 
     /// Position 1, theta 10000, four rotated values of six: angles 1 and 0.01.
     #[test]
-    fn rotates_pairs_half_a_width_apart_and_passes_the_rest() {
+    fn rotates_pairs_in_place_and_passes_the_rest() {
         let device = Device::flex();
-        let table = RotaryTable::new(4, 4, 10_000.0, &device);
-        let x = Tensor::<3>::from_data([[[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]]], &device);
-        let rotation = table.at(Tensor::from_data([1], &device));
-        let got = rope(x, &rotation).to_data().try_to_vec_as::<f32>().unwrap();
         let (s, c) = 1f32.sin_cos();
         let (s2, c2) = 0.01f32.sin_cos();
-        let want = [c - 3.0 * s, 2.0 * c2 - 4.0 * s2, 3.0 * c + s, 4.0 * c2 + 2.0 * s2, 5.0, 6.0];
-        for (got, want) in got.iter().zip(want) {
-            assert!((got - want).abs() < 1e-6, "{got} {want}");
+        for (order, want) in [
+            (
+                RopeOrder::HalfSplit,
+                [c - 3.0 * s, 2.0 * c2 - 4.0 * s2, 3.0 * c + s, 4.0 * c2 + 2.0 * s2, 5.0, 6.0],
+            ),
+            (
+                RopeOrder::Interleaved,
+                [c - 2.0 * s, 2.0 * c + s, 3.0 * c2 - 4.0 * s2, 4.0 * c2 + 3.0 * s2, 5.0, 6.0],
+            ),
+        ] {
+            let table = RotaryTable::new(4, 4, 10_000.0, order, &device);
+            let x = Tensor::<3>::from_data([[[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]]], &device);
+            let rotation = table.at(Tensor::from_data([1], &device));
+            let got = rope(x, &rotation).to_data().try_to_vec_as::<f32>().unwrap();
+            for (got, want) in got.iter().zip(want) {
+                assert!((got - want).abs() < 1e-6, "{order:?}: {got} {want}");
+            }
         }
     }
 }
