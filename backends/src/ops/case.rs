@@ -4,6 +4,7 @@
 use burn::tensor::{DType, Device, Int, Shape, Tensor, TensorData};
 
 use crate::fp8::{Activations, CODES_PER_WORD, Fp8Matrix};
+use crate::kv::PageTables;
 
 /// One op and the inputs it is tried on.
 #[derive(Debug)]
@@ -104,5 +105,58 @@ impl Inputs {
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 53) as f64
+    }
+}
+
+/// Sequences over scattered pages, for the cases of ops that read the cache.
+#[derive(Debug)]
+pub(super) struct PagedCase {
+    /// Pages of all sequences, and the sink.
+    pub(super) pages: usize,
+    /// Slots of all rows, sequence after sequence.
+    pub(super) slots: Tensor<1, Int>,
+    /// What the tokens of the step, the last ones of each sequence, may see.
+    pub(super) tables: PageTables,
+}
+
+impl PagedCase {
+    /// One `[cached, queries]` for each sequence: tokens before the step and in it.
+    pub(super) fn new(sequences: &[[usize; 2]], page_size: usize, device: &Device) -> Self {
+        let lengths: Vec<usize> = sequences.iter().map(|[cached, new]| cached + new).collect();
+        let counts: Vec<usize> = lengths.iter().map(|rows| rows.div_ceil(page_size)).collect();
+        let longest = counts.iter().copied().max().unwrap_or(1);
+        // Pages go round the sequences from the last one down, so that no slot is a position.
+        let mut free = (1..=counts.iter().sum()).rev();
+        let mut block_tables = vec![0; sequences.len() * longest];
+        for index in 0..longest {
+            for (sequence, count) in counts.iter().enumerate() {
+                if index < *count {
+                    block_tables[sequence * longest + index] = free.next().expect("a page");
+                }
+            }
+        }
+        let (mut slots, mut rows, mut positions, mut starts) = (vec![], vec![], vec![], vec![0]);
+        for (sequence, ([cached, _], length)) in sequences.iter().zip(&lengths).enumerate() {
+            let table = &block_tables[sequence * longest..];
+            slots.extend((0..*length).map(|at| table[at / page_size] * page_size + at % page_size));
+            positions.extend(*cached..*length);
+            rows.resize(positions.len(), sequence);
+            starts.push(positions.len());
+        }
+        let ints = |values: Vec<usize>| {
+            let values: Vec<i32> = values.into_iter().map(|value| value as i32).collect();
+            Tensor::<1, Int>::from_data(values.as_slice(), device)
+        };
+        PagedCase {
+            pages: counts.iter().sum::<usize>() + 1,
+            slots: ints(slots),
+            tables: PageTables {
+                sequences: ints(rows),
+                positions: ints(positions),
+                block_tables: ints(block_tables).reshape([sequences.len(), longest]),
+                query_starts: ints(starts),
+                lengths: ints(lengths),
+            },
+        }
     }
 }

@@ -6,9 +6,11 @@ pub mod case;
 mod embedding;
 mod kv_write;
 mod linear;
+mod mla_attention;
 mod moe_experts;
 mod moe_route;
 mod paged_attention;
+mod pages;
 mod quantise_fp8;
 mod rms_norm;
 mod rope;
@@ -18,6 +20,7 @@ mod swiglu;
 pub use embedding::embedding;
 pub use kv_write::kv_write;
 pub use linear::linear;
+pub use mla_attention::{MlaForm, MlaQueries, mla_attention};
 pub use moe_experts::{ExpertGroup, ExpertWeights, moe_experts};
 pub use moe_route::{Routed, Routing, moe_route};
 pub use paged_attention::paged_attention;
@@ -32,6 +35,7 @@ pub const KERNELS: &[&case::Kernel] = &[
     &embedding::cases::KERNEL,
     &kv_write::cases::KERNEL,
     &linear::cases::KERNEL,
+    &mla_attention::cases::KERNEL,
     &moe_experts::cases::KERNEL,
     &moe_route::cases::KERNEL,
     &paged_attention::cases::KERNEL,

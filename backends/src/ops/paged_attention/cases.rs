@@ -1,8 +1,8 @@
-use burn::tensor::{DType, Tensor};
+use burn::tensor::DType;
 
 use super::paged_attention;
-use crate::kv::{KvPool, KvSpec, PageTables};
-use crate::ops::case::{Case, Kernel};
+use crate::kv::{KvPool, KvSpec};
+use crate::ops::case::{Case, Kernel, PagedCase};
 
 /// Shape of a case: query tokens, cached tokens before them, heads, KV heads, head_dim.
 pub(crate) const KERNEL: Kernel = Kernel {
@@ -16,30 +16,14 @@ pub(crate) const KERNEL: Kernel = Kernel {
     run: |case, inputs| {
         const PAGE: usize = 8;
         let [queries, cached, heads, kv_heads, head_dim] = case.dims();
-        let length = cached + queries;
-        let pages = length.div_ceil(PAGE);
+        let paged = PagedCase::new(&[[cached, queries]], PAGE, inputs.device());
         let spec = KvSpec::Gqa { layers: 1, kv_heads, head_dim, page_size: PAGE };
-        let device = inputs.device().clone();
-        let mut pool = KvPool::new(spec, pages + 1, DType::F32, &device);
-        let ints = |values: Vec<usize>| {
-            let values: Vec<i32> = values.into_iter().map(|value| value as i32).collect();
-            Tensor::<1, burn::tensor::Int>::from_data(values.as_slice(), &device)
-        };
-        // Pages in reverse order, so that a slot is never equal to a position.
-        let table: Vec<usize> = (1..=pages).rev().collect();
-        let slots = (0..length).map(|at| table[at / PAGE] * PAGE + at % PAGE).collect();
-        let keys = inputs.floats([length, kv_heads * head_dim], 1.0);
-        let values = inputs.floats([length, kv_heads * head_dim], 1.0);
-        pool.layer(0).write(keys, values, ints(slots));
-        let tables = PageTables {
-            sequences: ints(vec![0; queries]),
-            positions: ints((cached..length).collect()),
-            block_tables: ints(table).unsqueeze(),
-            query_starts: ints(vec![0, queries]),
-            lengths: ints(vec![length]),
-        };
+        let mut pool = KvPool::new(spec, paged.pages, DType::F32, inputs.device());
+        let keys = inputs.floats([cached + queries, kv_heads * head_dim], 1.0);
+        let values = inputs.floats([cached + queries, kv_heads * head_dim], 1.0);
+        pool.layer(0).write(keys, values, paged.slots);
         let q = inputs.floats([queries, heads, head_dim], 1.0);
         let scale = (head_dim as f64).powf(-0.5);
-        inputs.values(paged_attention(q, pool.layer(0), &tables, PAGE, scale))
+        inputs.values(paged_attention(q, pool.layer(0), &paged.tables, PAGE, scale))
     },
 };

@@ -1,9 +1,7 @@
-use burn::tensor::{Bool, DType, Int, Tensor, activation::softmax};
+use burn::tensor::{DType, Tensor, activation::softmax};
 
 use crate::kv::{KvLayer, PageTables};
-
-/// Score of a key that a token may not see; finite, because shader languages have no infinity.
-const HIDDEN: f32 = -1e30;
+use crate::ops::pages::{HIDDEN, hidden, slots};
 
 /// Gathers the pages of all sequences, scores every token against every gathered row and masks
 /// what is not its own. The work grows with tokens × sequences: the kernel does it per sequence.
@@ -37,8 +35,7 @@ pub(super) fn paged_attention(
     ]);
     let scores = q.matmul(keys).cast(DType::F32) * scale;
     let scores = scores.reshape([kv_heads, tokens, group, rows]);
-    let hidden = visible(tables, page_size)
-        .bool_not()
+    let hidden = hidden(tables, page_size)
         .reshape([1, tokens, 1, rows])
         .expand([kv_heads, tokens, group, rows]);
     let weights = softmax(scores.mask_fill(hidden, HIDDEN), 3).cast(dtype).reshape([
@@ -52,35 +49,6 @@ pub(super) fn paged_attention(
         .reshape([kv_heads, tokens, group, head_dim])
         .permute([1, 0, 2, 3])
         .reshape([tokens, heads, head_dim])
-}
-
-/// Slots of all rows of all block tables, `[sequences * pages * page_size]`.
-fn slots(tables: &PageTables, page_size: usize) -> Tensor<1, Int> {
-    let [sequences, pages] = tables.block_tables.dims();
-    let offsets = Tensor::<1, Int>::arange(0..page_size as i64, &tables.block_tables.device());
-    let first = tables.block_tables.clone().mul_scalar(page_size as i64).unsqueeze_dim::<3>(2);
-    (first + offsets.reshape([1, 1, page_size])).reshape([sequences * pages * page_size])
-}
-
-/// Whether a token may see a gathered row, `[tokens, sequences * pages * page_size]`.
-fn visible(tables: &PageTables, page_size: usize) -> Tensor<2, Bool> {
-    let [sequences, pages] = tables.block_tables.dims();
-    let [tokens] = tables.positions.dims();
-    let device = tables.positions.device();
-    let length = pages * page_size;
-    let shape = [tokens, sequences, length];
-
-    let key_position = Tensor::<1, Int>::arange(0..length as i64, &device);
-    let key_position = key_position.reshape([1, 1, length]).expand(shape);
-    let key_sequence = Tensor::<1, Int>::arange(0..sequences as i64, &device);
-    let key_sequence = key_sequence.reshape([1, sequences, 1]).expand(shape);
-    let position = tables.positions.clone().reshape([tokens, 1, 1]).expand(shape);
-    let sequence = tables.sequences.clone().reshape([tokens, 1, 1]).expand(shape);
-
-    key_position
-        .lower_equal(position)
-        .bool_and(key_sequence.equal(sequence))
-        .reshape([tokens, sequences * length])
 }
 
 #[cfg(all(test, feature = "cpu"))]

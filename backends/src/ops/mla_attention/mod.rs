@@ -1,0 +1,59 @@
+//! Multi-head latent attention over paged latents.
+
+pub(super) mod cases;
+mod reference;
+
+use burn::tensor::Tensor;
+
+use crate::kv::{KvLayer, PageTables};
+use crate::weight::Weight;
+
+/// The queries of a step in their two parts.
+#[derive(Debug, Clone)]
+pub struct MlaQueries {
+    /// Without position, `[tokens, heads, nope]`.
+    pub nope: Tensor<3>,
+    /// Rotated, `[tokens, heads, rope]`.
+    pub rope: Tensor<3>,
+}
+
+/// In which order the products of [`mla_attention`] are formed. Both give the same result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MlaForm {
+    /// The matrix is applied to queries and results: `(W_UKᵀ q) · c` and `W_UV (Σ p c)`. Attention
+    /// then reads nothing but latents, as with one KV head of `latent + rope` values.
+    Absorbed,
+    /// The matrix is applied to the cached latents: `q · (W_UK c)` and `Σ p (W_UV c)`. Attention
+    /// then works on heads of `nope + rope` and `value` values.
+    Expanded,
+}
+
+/// Causal attention of the tokens of a step over the latents in the pages of their sequences
+/// ([DeepSeek-V2 2024](https://arxiv.org/abs/2405.04434), section 2.1). For head `h`, token `t` and
+/// a cached row `j` that it sees, with `[c; k_rope]` the row and `[W_UK; W_UV]` the head's rows of
+/// `kv_b`:
+///
+/// ```text
+/// score(h, t, j) = (q_nope(t, h) · W_UK c(j) + q_rope(t, h) · k_rope(j)) * scale
+/// out(t, h)      = Σⱼ softmax(score)(j) · W_UV c(j)
+/// ```
+///
+/// A token sees its sequence's positions up to its own, itself included (its row has to be written
+/// before). Query lengths may be ragged. Rows of padded tokens hold finite values without meaning.
+/// Softmax in f32, sums in f32. An FP8 `kv_b` is widened in both forms, with activations in floats:
+/// the absorbed form applies it to what no checkpoint has a scheme for, and the numbers must not
+/// depend on the form.
+///
+/// Shapes: `kv_b [heads * (nope + value), latent]`, cached rows `[slots, latent + rope]` →
+/// `[tokens, heads, value]`.
+pub fn mla_attention(
+    q: MlaQueries,
+    kv_b: &Weight,
+    layer: &KvLayer,
+    tables: &PageTables,
+    page_size: usize,
+    scale: f64,
+    form: MlaForm,
+) -> Tensor<3> {
+    reference::mla_attention(q, kv_b, layer, tables, page_size, scale, form)
+}

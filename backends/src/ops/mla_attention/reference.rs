@@ -1,0 +1,203 @@
+use burn::tensor::{DType, Tensor, activation::softmax, s};
+
+use super::{MlaForm, MlaQueries};
+use crate::kv::{KvLayer, PageTables};
+use crate::ops::pages::{HIDDEN, hidden, slots};
+use crate::weight::Weight;
+
+/// Gathers the pages of all sequences and scores every token against every gathered row, as the
+/// reference of `paged_attention` does. `R` below is the number of gathered rows.
+pub(super) fn mla_attention(
+    q: MlaQueries,
+    kv_b: &Weight,
+    layer: &KvLayer,
+    tables: &PageTables,
+    page_size: usize,
+    scale: f64,
+    form: MlaForm,
+) -> Tensor<3> {
+    let [_, heads, nope] = q.nope.dims();
+    let dtype = q.nope.dtype();
+    let up = UpProjection { matrix: kv_b.dense(dtype), heads, nope };
+    let rows = layer.latents().clone().select(0, slots(tables, page_size)).cast(dtype);
+    let latents = rows.clone().slice(s![.., 0..up.latent()]);
+    let q_nope = q.nope.swap_dims(0, 1);
+    let q_rope = q.rope.swap_dims(0, 1);
+
+    // Queries `[heads, tokens, width]` and keys `[heads or 1, R, width]` of one width.
+    let (q, keys, values) = match form {
+        MlaForm::Absorbed => {
+            let q_latent = q_nope.matmul(up.keys());
+            (Tensor::cat(vec![q_latent, q_rope], 2), rows.unsqueeze(), None)
+        }
+        MlaForm::Expanded => {
+            let k_rope = rows.slice(s![.., up.latent()..]);
+            let (k_nope, values) = up.expand(latents.clone());
+            let [_, gathered, _] = k_nope.dims();
+            let [_, rope] = k_rope.dims();
+            let k_rope = k_rope.unsqueeze::<3>().expand([heads, gathered, rope]);
+            let keys = Tensor::cat(vec![k_nope, k_rope], 2);
+            (Tensor::cat(vec![q_nope, q_rope], 2), keys, Some(values))
+        }
+    };
+
+    let scores = per_head(q, keys.swap_dims(1, 2)).cast(DType::F32) * scale;
+    let hidden = hidden(tables, page_size).unsqueeze::<3>().expand(scores.dims());
+    let weights = softmax(scores.mask_fill(hidden, HIDDEN), 2).cast(dtype);
+    let attended = match values {
+        Some(values) => weights.matmul(values),
+        None => per_head(weights, latents.unsqueeze()).matmul(up.values().swap_dims(1, 2)),
+    };
+    attended.swap_dims(0, 1)
+}
+
+/// `a [heads, tokens, n]` times `b [heads or 1, n, m]` → `[heads, tokens, m]`. What all heads share
+/// is multiplied in one product.
+fn per_head(a: Tensor<3>, b: Tensor<3>) -> Tensor<3> {
+    let [heads, tokens, n] = a.dims();
+    let [shares, _, m] = b.dims();
+    match shares == heads {
+        true => a.matmul(b),
+        false => a.reshape([1, heads * tokens, n]).matmul(b).reshape([heads, tokens, m]),
+    }
+}
+
+/// The matrix that keys and values are expanded with.
+struct UpProjection {
+    /// `[heads * (nope + value), latent]`
+    matrix: Tensor<2>,
+    heads: usize,
+    nope: usize,
+}
+
+impl UpProjection {
+    /// `W_UK`, `[heads, nope, latent]`
+    fn keys(&self) -> Tensor<3> {
+        self.of_heads().slice(s![.., 0..self.nope, ..])
+    }
+
+    /// `W_UV`, `[heads, value, latent]`
+    fn values(&self) -> Tensor<3> {
+        self.of_heads().slice(s![.., self.nope.., ..])
+    }
+
+    /// Keys `[heads, R, nope]` and values `[heads, R, value]` of `latents [R, latent]`.
+    fn expand(&self, latents: Tensor<2>) -> (Tensor<3>, Tensor<3>) {
+        let [rows, _] = latents.dims();
+        let both = latents.matmul(self.matrix.clone().transpose());
+        let both = both.reshape([rows, self.heads, self.width()]).swap_dims(0, 1);
+        (both.clone().slice(s![.., .., 0..self.nope]), both.slice(s![.., .., self.nope..]))
+    }
+
+    fn of_heads(&self) -> Tensor<3> {
+        self.matrix.clone().reshape([self.heads, self.width(), self.latent()])
+    }
+
+    fn latent(&self) -> usize {
+        let [_, latent] = self.matrix.dims();
+        latent
+    }
+
+    /// Expanded values of a head.
+    fn width(&self) -> usize {
+        let [out, _] = self.matrix.dims();
+        out / self.heads
+    }
+}
+
+#[cfg(all(test, feature = "cpu"))]
+mod tests {
+    use burn::tensor::Device;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::kv::{KvPool, KvSpec};
+    use crate::ops::case::{Inputs, PagedCase};
+
+    /// One token and two cached rows, one head, worked out by hand.
+    #[test]
+    fn follows_the_formula() {
+        let device = Device::flex();
+        let spec = KvSpec::Mla { layers: 1, latent: 2, rope: 2, page_size: 2 };
+        let case = PagedCase::new(&[[1, 1]], 2, &device);
+        let mut pool = KvPool::new(spec, case.pages, DType::F32, &device);
+        // Latents (1, 2) and (3, 4), rotated keys (0, 1) and (1, 0).
+        let rows = Tensor::from_data([[1.0, 2.0, 0.0, 1.0], [3.0, 4.0, 1.0, 0.0]], &device);
+        pool.layer(0).write_latents(rows, case.slots);
+        // W_UK = (0.5, -0.5), W_UV = (1, 1) and (0, 2).
+        let kv_b = Tensor::from_data([[0.5, -0.5], [1.0, 1.0], [0.0, 2.0]], &device);
+        let kv_b = Weight::Dense(kv_b);
+        let q = MlaQueries {
+            nope: Tensor::from_data([[[2.0]]], &device),
+            rope: Tensor::from_data([[[1.0, 3.0]]], &device),
+        };
+        // Keys -0.5 and -0.5, so scores (-1 + 3) / 2 and (-1 + 1) / 2; values (3, 4) and (7, 8).
+        let (first, second) = (1f32.exp(), 1f32);
+        let share = first / (first + second);
+        let want = [3.0 * share + 7.0 * (1.0 - share), 4.0 * share + 8.0 * (1.0 - share)];
+        for form in [MlaForm::Absorbed, MlaForm::Expanded] {
+            let out = mla_attention(q.clone(), &kv_b, pool.layer(0), &case.tables, 2, 0.5, form);
+            assert_eq!(out.dims(), [1, 1, 2]);
+            let got = out.to_data().try_to_vec_as::<f32>().unwrap();
+            for (got, want) in got.iter().zip(want) {
+                assert!((got - want).abs() < 1e-5, "{form:?}: {got} {want}");
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig {
+            cases: 64,
+            failure_persistence: None,
+            ..ProptestConfig::default()
+        })]
+
+        /// Any dimensions, any ragged sequences over scattered pages.
+        #[test]
+        fn both_forms_agree(
+            sequences in prop::collection::vec([0..20_usize, 1..9_usize], 1..4),
+            widths in (1..13_usize, 1..5_usize, 1..17_usize, 1..33_usize),
+            heads in 1..5_usize,
+            page_size in 1..9_usize,
+            seed: u64,
+        ) {
+            assert_forms_agree(&sequences, widths, heads, page_size, seed)?;
+        }
+    }
+
+    /// `widths` are those of `nope`, half of `rope`, the values and the latent.
+    fn assert_forms_agree(
+        sequences: &[[usize; 2]],
+        (nope, pairs, value, latent): (usize, usize, usize, usize),
+        heads: usize,
+        page_size: usize,
+        seed: u64,
+    ) -> Result<(), TestCaseError> {
+        let device = Device::flex();
+        let mut inputs = Inputs::new(seed, &device);
+        let case = PagedCase::new(sequences, page_size, &device);
+        let rope = 2 * pairs;
+        let spec = KvSpec::Mla { layers: 1, latent, rope, page_size };
+        let mut pool = KvPool::new(spec, case.pages, DType::F32, &device);
+        let [rows] = case.slots.dims();
+        pool.layer(0).write_latents(inputs.floats([rows, latent + rope], 1.0), case.slots);
+        let [tokens] = case.tables.positions.dims();
+        let q = MlaQueries {
+            nope: inputs.floats([tokens, heads, nope], 1.0),
+            rope: inputs.floats([tokens, heads, rope], 1.0),
+        };
+        let kv_b = Weight::Dense(inputs.floats([heads * (nope + value), latent], 1.0));
+        let (layer, scale) = (pool.layer(0), ((nope + rope) as f64).powf(-0.5));
+        let attend = |form| {
+            let q = q.clone();
+            let out = mla_attention(q, &kv_b, layer, &case.tables, page_size, scale, form);
+            inputs.values(out)
+        };
+        let (absorbed, expanded) = (attend(MlaForm::Absorbed), attend(MlaForm::Expanded));
+        prop_assert_eq!(absorbed.len(), tokens * heads * value);
+        for (a, e) in absorbed.iter().zip(&expanded) {
+            prop_assert!((a - e).abs() < 1e-4 * e.abs().max(1.0), "{a} {e}");
+        }
+        Ok(())
+    }
+}
