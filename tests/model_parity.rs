@@ -9,9 +9,10 @@ use glm_runtime::{DtypeChoice, Engine, EngineConfig, Request, SamplingParams};
 use crate::support::oracle::{self, Golden, cosine, floats, ids, relative_l2};
 
 /// Recorded by `fixtures/generate.py`, in the repository.
-const FIXTURES: [&str; 2] = ["glm4_moe_tiny", "glm4_moe_tiny_groups"];
+const FIXTURES: [&str; 4] =
+    ["glm4_moe_tiny", "glm4_moe_tiny_groups", "glm4_moe_lite_tiny", "glm4_moe_lite_tiny_direct"];
 /// Beside the repository; skipped where they are absent.
-const REFERENCES: [&str; 2] = ["air-tiny", "m355-tiny"];
+const REFERENCES: [&str; 3] = ["air-tiny", "m355-tiny", "lite-tiny"];
 /// The same with FP8 weights; recorded with the weights written out in f32.
 const FP8_REFERENCES: [&str; 2] = ["air-tiny-fp8", "m355-tiny-fp8"];
 
@@ -127,36 +128,43 @@ pub(crate) fn median_off(got: &[f32], want: &[f32], width: usize) -> f32 {
     largest[largest.len() / 2]
 }
 
-/// However a prompt is cut into steps, the numbers stay the same.
+/// However a prompt is cut into steps, the numbers stay the same. Latent attention takes its
+/// absorbed form for one token and its expanded form for the whole prompt.
 #[test]
 fn chunks_do_not_change_the_numbers() {
+    for name in ["glm4_moe_tiny_groups", "glm4_moe_lite_tiny"] {
+        for prefill_chunk in [1, 37, 70] {
+            check_chunks(name, prefill_chunk);
+        }
+    }
+}
+
+fn check_chunks(name: &str, prefill_chunk: usize) {
     let device = oracle::device("cpu").expect("the CPU");
-    let folder = oracle::fixture("glm4_moe_tiny_groups");
+    let folder = oracle::fixture(name);
     let golden = Golden::open(&folder.path().join("golden.safetensors"));
     let prompt = golden.tokens("prompt70.ids");
     let want = golden.floats("prompt70.logits");
-    for prefill_chunk in [1, 37, 70] {
-        let config = EngineConfig {
-            dtype: DtypeChoice::F32,
-            prefill_chunk,
-            max_context: Some(512),
-            ..EngineConfig::default()
-        };
-        let mut engine = oracle::load(folder.path(), &device, &config);
-        let records = engine.trace_forward(&prompt, false).expect("forward");
-        let got = floats(&records, "logits");
-        let distance = relative_l2(&got[got.len() - want.len()..], &want);
-        assert!(distance < 1e-4, "chunks of {prefill_chunk}: {distance:.2e}");
-    }
+    let config = EngineConfig {
+        dtype: DtypeChoice::F32,
+        prefill_chunk,
+        max_context: Some(512),
+        ..EngineConfig::default()
+    };
+    let mut engine = oracle::load(folder.path(), &device, &config);
+    let records = engine.trace_forward(&prompt, false).expect("forward");
+    let got = floats(&records, "logits");
+    let distance = relative_l2(&got[got.len() - want.len()..], &want);
+    assert!(distance < 1e-4, "{name}, chunks of {prefill_chunk}: {distance:.2e}");
 }
 
 /// Drafts of every row, and three chained ones, by the multi-token-prediction layer.
 #[test]
 fn drafts_equal_the_references() {
-    let fixture = oracle::fixture("glm4_moe_tiny");
+    let fixtures = ["glm4_moe_tiny", "glm4_moe_lite_tiny"].map(oracle::fixture);
     let references = REFERENCES.into_iter().chain(FP8_REFERENCES);
     let folders = references.filter_map(oracle::reference);
-    for folder in folders.chain([fixture.path().to_owned()]) {
+    for folder in folders.chain(fixtures.iter().map(|fixture| fixture.path().to_owned())) {
         check_drafts(&folder, "cpu", 1e-4);
         check_drafts(&folder, "gl", 1e-3);
     }

@@ -132,6 +132,11 @@ impl Config {
         }
     }
 
+    /// Whether the main model has no use for a tensor of a checkpoint.
+    pub(crate) fn ignores(&self, name: &str) -> bool {
+        self.skeleton().ignores(name)
+    }
+
     fn skeleton(&self) -> Skeleton {
         match self {
             Self::Glm4Moe(config) => config.skeleton(),

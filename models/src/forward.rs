@@ -51,7 +51,7 @@ pub struct ForwardBatch {
     page_size: usize,
     /// `[tokens]`
     pub token_ids: Tensor<1, Int>,
-    /// Where each token's keys and values go, `[tokens]`; in the sink page for padding.
+    /// Where each token's row of the cache goes, `[tokens]`; in the sink page for padding.
     pub slots: Tensor<1, Int>,
     /// 1 for a token, 0 for padding, `[tokens]`.
     pub live: Tensor<1, Int>,
@@ -80,6 +80,11 @@ impl ForwardBatch {
                 lengths: zeros(shape.sequences),
             },
         }
+    }
+
+    /// Lengths of the tensors, padding included.
+    pub fn shape(&self) -> BatchShape {
+        self.shape
     }
 
     /// Tokens per page of the cache that the slots refer to.

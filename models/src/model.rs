@@ -6,7 +6,8 @@ use glm_backends::ranks::Rank;
 
 use crate::config::Config;
 use crate::forward::ForwardBatch;
-use crate::glm4_moe::{Glm4Moe, Mtp};
+use crate::glm4_moe::{self, Glm4Moe};
+use crate::glm4_moe_lite::{self, Glm4MoeLite};
 use crate::trace::Trace;
 use crate::weights::{LoadError, Loader};
 
@@ -27,7 +28,14 @@ pub enum Model {
         /// The main model.
         main: Glm4Moe,
         /// The multi-token-prediction layer, where it is there and was asked for.
-        mtp: Option<Mtp>,
+        mtp: Option<glm4_moe::Mtp>,
+    },
+    /// GLM-4.7-Flash.
+    Glm4MoeLite {
+        /// The main model.
+        main: Glm4MoeLite,
+        /// The multi-token-prediction layer, where it is there and was asked for.
+        mtp: Option<glm4_moe_lite::Mtp>,
     },
 }
 
@@ -43,24 +51,26 @@ impl Model {
         context: usize,
         parts: Parts,
     ) -> Result<Self, LoadError> {
-        match config {
-            Config::Glm4Moe(config) => {
-                let main = Glm4Moe::load(&loader, config, context)?;
-                let mtp = match parts {
-                    Parts::Main => None,
-                    Parts::MainAndMtp => Mtp::load(&loader, config)?,
-                };
-                loader.finish(|name| Glm4Moe::ignores(config, name))?;
-                Ok(Model::Glm4Moe { main, mtp })
-            }
-            Config::Glm4MoeLite(_) => unimplemented!("follows"),
-        }
+        let mtp = parts == Parts::MainAndMtp;
+        let model = match config {
+            Config::Glm4Moe(config) => Model::Glm4Moe {
+                main: Glm4Moe::load(&loader, config, context)?,
+                mtp: mtp.then(|| glm4_moe::Mtp::load(&loader, config)).transpose()?.flatten(),
+            },
+            Config::Glm4MoeLite(config) => Model::Glm4MoeLite {
+                main: Glm4MoeLite::load(&loader, config, context)?,
+                mtp: mtp.then(|| glm4_moe_lite::Mtp::load(&loader, config)).transpose()?.flatten(),
+            },
+        };
+        loader.finish(|name| config.ignores(name))?;
+        Ok(model)
     }
 
-    /// Hidden states after the final norm, `[tokens, hidden]`; stores keys and values in `kv`.
+    /// Hidden states after the final norm, `[tokens, hidden]`; stores what it caches in `kv`.
     pub fn forward(&self, batch: &ForwardBatch, kv: &mut KvPool, trace: &mut Trace) -> Tensor<2> {
         match self {
             Model::Glm4Moe { main, .. } => main.forward(batch, kv, trace),
+            Model::Glm4MoeLite { main, .. } => main.forward(batch, kv, trace),
         }
     }
 
@@ -68,6 +78,7 @@ impl Model {
     pub fn logits(&self, hidden: Tensor<2>) -> Tensor<2> {
         match self {
             Model::Glm4Moe { main, .. } => main.logits(hidden),
+            Model::Glm4MoeLite { main, .. } => main.logits(hidden),
         }
     }
 
@@ -75,6 +86,7 @@ impl Model {
     pub fn drafts(&self) -> bool {
         match self {
             Model::Glm4Moe { mtp, .. } => mtp.is_some(),
+            Model::Glm4MoeLite { mtp, .. } => mtp.is_some(),
         }
     }
 
@@ -92,6 +104,10 @@ impl Model {
                 let mtp = mtp.as_ref().expect("a multi-token-prediction layer");
                 mtp.forward(main, hidden, batch, kv.layer(0))
             }
+            Model::Glm4MoeLite { main, mtp } => {
+                let mtp = mtp.as_ref().expect("a multi-token-prediction layer");
+                mtp.forward(main, hidden, batch, kv.layer(0))
+            }
         }
     }
 
@@ -99,15 +115,15 @@ impl Model {
     pub fn kv_spec(config: &Config, rank: Rank) -> KvSpec {
         match config {
             Config::Glm4Moe(config) => Glm4Moe::kv_spec(config, rank),
-            Config::Glm4MoeLite(_) => unimplemented!("follows"),
+            Config::Glm4MoeLite(config) => Glm4MoeLite::kv_spec(config),
         }
     }
 
     /// Shape of the cache of the multi-token-prediction layer.
     pub fn draft_kv_spec(config: &Config, rank: Rank) -> KvSpec {
         match config {
-            Config::Glm4Moe(config) => Mtp::kv_spec(config, rank),
-            Config::Glm4MoeLite(_) => unimplemented!("follows"),
+            Config::Glm4Moe(config) => glm4_moe::Mtp::kv_spec(config, rank),
+            Config::Glm4MoeLite(config) => glm4_moe_lite::Mtp::kv_spec(config),
         }
     }
 }

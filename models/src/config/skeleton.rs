@@ -37,6 +37,16 @@ impl Skeleton {
         self.first_k_dense_replace.min(self.num_hidden_layers)
     }
 
+    /// Whether the main model has no use for a tensor: the multi-token-prediction layers, and
+    /// buffers that some exporters write.
+    pub(crate) fn ignores(&self, name: &str) -> bool {
+        let layer = name.strip_prefix("model.layers.").and_then(|rest| rest.split('.').next());
+        let predicts = layer.and_then(|index| index.parse::<usize>().ok()).is_some_and(|index| {
+            (0..self.num_nextn_predict_layers).any(|k| index == self.num_hidden_layers + k)
+        });
+        predicts || name.ends_with(".rotary_emb.inv_freq")
+    }
+
     /// Parameter counts of a model that has these tensors.
     pub(crate) fn parameters(&self, groups: &[TensorGroup]) -> Parameters {
         let (mut total, mut active, mut mtp) = (0, 0, 0);

@@ -74,16 +74,6 @@ impl Glm4Moe {
         self.rotary.at(batch.tables.positions.clone())
     }
 
-    /// Whether this model has no use for a tensor: the multi-token-prediction layers, and buffers
-    /// that some exporters write.
-    pub fn ignores(config: &Config, name: &str) -> bool {
-        let layer = name.strip_prefix("model.layers.").and_then(|rest| rest.split('.').next());
-        let predicts = layer.and_then(|index| index.parse::<usize>().ok()).is_some_and(|index| {
-            (0..config.num_nextn_predict_layers).any(|k| index == config.num_hidden_layers + k)
-        });
-        predicts || name.ends_with(".rotary_emb.inv_freq")
-    }
-
     /// Shape of the cache that `rank` keeps.
     pub fn kv_spec(config: &Config, rank: Rank) -> KvSpec {
         KvSpec::Gqa {

@@ -1,12 +1,12 @@
-use burn::tensor::{Int, Tensor};
+use burn::tensor::Tensor;
 use glm_backends::kv::KvLayer;
-use glm_backends::ops::{Rotation, Routing};
+use glm_backends::ops::Rotation;
 use glm_backends::ranks::{Rank, sum_over_ranks};
 
 use super::Config;
 use super::attention::Attention;
 use crate::forward::ForwardBatch;
-use crate::nn::{Mlp, Moe, MoeShape, RmsNorm};
+use crate::nn::{FeedForward, RmsNorm};
 use crate::trace::LayerTrace;
 use crate::weights::{LoadError, Weights};
 
@@ -27,7 +27,7 @@ impl DecoderLayer {
             input_norm: norm("input_layernorm")?,
             attention: Attention::load(&w.at("self_attn"), config)?,
             post_norm: norm("post_attention_layernorm")?,
-            mlp: FeedForward::load(&w.at("mlp"), config, index)?,
+            mlp: FeedForward::load(&w.at("mlp"), &config.skeleton(), index)?,
             rank: w.rank(),
         })
     }
@@ -51,42 +51,5 @@ impl DecoderLayer {
         let fed = sum_over_ranks(self.mlp.forward(normed, batch.live.clone(), trace), self.rank);
         trace.floats("mlp_out", &fed);
         h + fed
-    }
-}
-
-/// The second half of a layer: dense in the first layers, experts in the others.
-#[derive(Debug)]
-enum FeedForward {
-    Dense(Box<Mlp>),
-    Experts(Box<Moe>),
-}
-
-impl FeedForward {
-    fn load(w: &Weights<'_>, config: &Config, index: usize) -> Result<Self, LoadError> {
-        if !config.is_moe_layer(index) {
-            let mlp = Mlp::load(w, config.hidden_size, config.intermediate_size)?;
-            return Ok(Self::Dense(Box::new(mlp)));
-        }
-        let shape = MoeShape {
-            hidden_size: config.hidden_size,
-            moe_intermediate_size: config.moe_intermediate_size,
-            n_routed_experts: config.n_routed_experts,
-            n_shared_experts: config.n_shared_experts,
-            routing: Routing {
-                n_group: config.n_group,
-                topk_group: config.topk_group,
-                num_experts_per_tok: config.num_experts_per_tok,
-                norm_topk_prob: config.norm_topk_prob,
-                routed_scaling_factor: config.routed_scaling_factor as f32,
-            },
-        };
-        Ok(Self::Experts(Box::new(Moe::load(w, &shape)?)))
-    }
-
-    fn forward(&self, x: Tensor<2>, live: Tensor<1, Int>, trace: &mut LayerTrace<'_>) -> Tensor<2> {
-        match self {
-            Self::Dense(mlp) => mlp.forward(x),
-            Self::Experts(moe) => moe.forward(x, live, trace),
-        }
     }
 }

@@ -1,6 +1,7 @@
 //! The leaves that the families share. Each struct is built from the weights it is named after.
 
 mod embedding;
+mod feed_forward;
 mod linear;
 mod mlp;
 mod moe;
@@ -8,6 +9,7 @@ mod mtp;
 mod norm;
 
 pub(crate) use embedding::Embedding;
+pub(crate) use feed_forward::FeedForward;
 pub(crate) use linear::Linear;
 pub(crate) use mlp::Mlp;
 pub(crate) use moe::{Moe, MoeShape};
