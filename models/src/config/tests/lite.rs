@@ -1,7 +1,10 @@
+use burn::tensor::DType;
+use glm_backends::ranks::Rank;
 use serde_json::{Value, json};
 
 use super::{Config, Parameters, assert_refused, read};
 use crate::glm4_moe_lite;
+use crate::model::Model;
 
 /// GLM-4.7-Flash's published file.
 fn flash() -> Value {
@@ -58,6 +61,8 @@ fn parameters_and_cache_of_the_published_model() {
     assert_eq!(config.parameters(), wanted);
     assert_eq!(wanted.total + wanted.mtp, 31_221_488_576);
     assert_eq!(config.kv_bytes_per_token(2), 54_144);
+    let cache = Model::kv_spec(&flash_config(), Rank::new(1, 4));
+    assert_eq!(cache.bytes_per_token(DType::BF16), 54_144, "every rank holds all of it");
 }
 
 #[test]
