@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
+use crate::plan::Attention;
 use crate::{glm4_moe, glm4_moe_lite};
 
 mod fields;
@@ -137,7 +138,23 @@ impl Config {
         self.skeleton().ignores(name)
     }
 
-    fn skeleton(&self) -> Skeleton {
+    /// What of attention decides the sizes of cache and activations.
+    pub(crate) fn attention(&self) -> Attention {
+        match self {
+            Self::Glm4Moe(config) => Attention::Grouped {
+                heads: config.num_attention_heads,
+                kv_heads: config.num_key_value_heads,
+                head_dim: config.head_dim,
+            },
+            Self::Glm4MoeLite(config) => Attention::Latent {
+                heads: config.num_attention_heads,
+                width: config.kv_lora_rank + config.qk_rope_head_dim,
+                value_dim: config.v_head_dim,
+            },
+        }
+    }
+
+    pub(crate) fn skeleton(&self) -> Skeleton {
         match self {
             Self::Glm4Moe(config) => config.skeleton(),
             Self::Glm4MoeLite(config) => config.skeleton(),
@@ -261,4 +278,4 @@ pub enum ConfigError {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

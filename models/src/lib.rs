@@ -5,6 +5,7 @@
 //!
 //! - [`config`]: `config.json`, by `model_type`
 //! - [`inventory`]: every tensor of a checkpoint, by the configuration
+//! - [`plan`]: what a model needs of a machine
 //! - [`weights`]: tensors by name, checked and divided over ranks
 //! - [`forward`]: the inputs of a step
 //! - [`chat`]: the markers of a conversation
@@ -21,5 +22,6 @@ pub mod glm4_moe_lite;
 pub mod inventory;
 pub mod model;
 mod nn;
+pub mod plan;
 pub mod trace;
 pub mod weights;

@@ -5,8 +5,11 @@ use serde_json::{Value, json};
 
 use super::{ActivationScheme, Config, ConfigError, Parameters, ScaleLayout};
 use crate::glm4_moe;
+use crate::inventory::TensorGroup;
 
 mod lite;
+
+pub(crate) use lite::flash_config;
 
 /// GLM-4.5-Air's published file.
 fn air() -> Value {
@@ -23,6 +26,19 @@ fn air() -> Value {
         "first_k_dense_replace": 1, "n_routed_experts": 128, "routed_scaling_factor": 1.0,
         "use_qk_norm": false, "max_position_embeddings": 131_072
     })
+}
+
+/// GLM-4.5-Air with the keys of `change` replaced.
+pub(crate) fn air_config(change: &Value) -> Config {
+    Config::Glm4Moe(accepted(change))
+}
+
+/// GLM-4.5 with the keys of `change` replaced.
+pub(crate) fn large_config(change: &Value) -> Config {
+    let mut all = large();
+    let keys = change.as_object().expect("an object").clone();
+    all.as_object_mut().expect("an object").extend(keys);
+    air_config(&all)
 }
 
 /// Air's file with the keys of `change` replaced; `null` there takes the key out.
@@ -138,6 +154,10 @@ fn parameter_counts_of_the_published_models() {
     assert_eq!(large.parameters(), wanted);
     assert_eq!(large.kv_bytes_per_token(2), 376_832);
     assert_eq!(accepted(&json!({})).kv_bytes_per_token(2), 188_416);
+
+    let tensors = |groups: Vec<TensorGroup>| groups.iter().map(TensorGroup::count).sum::<u128>();
+    assert_eq!(tensors(large.tensor_groups()), 44_691);
+    assert_eq!(tensors(flash_config().tensor_groups()), 9_703);
 
     let tied = accepted(&json!({"tie_word_embeddings": true})).parameters();
     assert_eq!(air.total - tied.total, 151_552 * 4096);
@@ -345,5 +365,5 @@ fn published_configurations() {
             assert_eq!(block.ignores(module), ignored, "{name}: {module}");
         }
     }
-    assert_eq!(read("GLM-4.7-Flash").expect("Flash"), lite::flash_config());
+    assert_eq!(read("GLM-4.7-Flash").expect("Flash"), flash_config());
 }

@@ -26,7 +26,7 @@ fn flash() -> Value {
 }
 
 /// The same as it is read.
-pub(super) fn flash_config() -> Config {
+pub(crate) fn flash_config() -> Config {
     Config::Glm4MoeLite(accepted(&json!({})))
 }
 
