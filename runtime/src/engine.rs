@@ -28,7 +28,7 @@ use crate::sequence::Sequence;
 const FIRST_PAGES: usize = 16;
 /// Most scores, in tokens of a step × tokens of the sequence, that the reference attention holds
 /// at once for each head: long prompts are computed in smaller steps.
-const MAX_SCORES: usize = 1 << 22;
+pub const MAX_SCORES: usize = 1 << 22;
 
 /// How far loading is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -294,6 +294,30 @@ fn a_description_comes_without_the_weights() {
 }
 
 #[test]
+fn sizes_come_without_a_tokenizer() {
+    for hub in [Hub::HuggingFace, Hub::ModelScope] {
+        let mut fixture = Fixture::new(hub);
+        let sizes = |config: &HubConfig| resolve(config, MODEL, Wanted::Sizes, &()).unwrap();
+        let describe = |config: &HubConfig| resolve(config, MODEL, Wanted::Description, &());
+        let folder = sizes(&fixture.config);
+        assert!(folder.join("config.json").is_file() && folder.join(INDEX).is_file());
+        assert!(!folder.join("tokenizer.json").exists() && !folder.join(FIRST).exists());
+        fixture.config.offline = true;
+        assert_eq!(sizes(&fixture.config), folder);
+        let error = describe(&fixture.config).unwrap_err().to_string();
+        assert!(error.contains("tokenizer.json"), "{error}");
+        fixture.config.offline = false;
+
+        // Later sizes do not hide an earlier description.
+        let described = describe(&fixture.config).unwrap();
+        fixture.model().references.extend([("main", NEW), ("master", NEW)]);
+        assert_ne!(sizes(&fixture.config), described);
+        fixture.config.offline = true;
+        assert_eq!(describe(&fixture.config).unwrap(), described);
+    }
+}
+
+#[test]
 fn a_later_description_replaces_one_without_weights() {
     for hub in [Hub::HuggingFace, Hub::ModelScope] {
         let mut fixture = Fixture::new(hub);

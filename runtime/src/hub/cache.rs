@@ -40,7 +40,10 @@ impl RepoCache {
             true => folder,
             false => self.snapshot_path(&self.read_reference(revision)?),
         };
-        let mut missing = vec![CONFIG.to_owned(), "tokenizer.json".to_owned()];
+        let mut missing = vec![CONFIG.to_owned()];
+        if extent != Extent::Sizes {
+            missing.push("tokenizer.json".to_owned());
+        }
         if extent == Extent::Whole {
             missing.extend(weights(&folder)?);
         }

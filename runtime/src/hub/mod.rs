@@ -18,7 +18,8 @@
 //!
 //! A blob gets its name only when its size, and its SHA-256 where the hub names it by that, are what
 //! the hub announced and it is on the disk. `refs/` names a snapshot when all its files are there;
-//! until a revision has such a snapshot, it names the last one whose small files are there.
+//! until a revision has such a snapshot, it names the last one whose small files are there, and
+//! until then the last one with a `config.json`.
 //!
 //! - `config`: what to ask whom, from environment variables that the caller looks up
 //! - `cache`: folders, links, references, locks
@@ -64,6 +65,9 @@ const SMALL: [&str; 5] = [
 /// How much of a model is wanted.
 #[derive(Clone, Copy)]
 pub enum Wanted<'a> {
+    /// `config.json`, and the list of the shards where there is one: enough to know how large the
+    /// model is.
+    Sizes,
     /// All but the weights: enough to know whether and how the model runs.
     Description,
     /// Everything.
@@ -129,8 +133,12 @@ pub fn resolve(
 
     let folder = cache.snapshot_path(&listing.commit);
     let download = Download { client: &client, cache: &cache, listing: &listing, config, progress };
+    let small = match wanted.extent() {
+        Extent::Sizes => &[CONFIG][..],
+        Extent::Description | Extent::Whole => &SMALL,
+    };
     let mut names: Vec<&str> =
-        SMALL.into_iter().filter(|name| listing.files.contains_key(*name)).collect();
+        small.iter().copied().filter(|name| listing.files.contains_key(*name)).collect();
     if !names.contains(&CONFIG) {
         return Err(client.no_file(&listing.commit, CONFIG));
     }
@@ -140,7 +148,7 @@ pub fn resolve(
         download.file(INDEX, 1, names.len())?;
     }
     let weights = match wanted.extent() {
-        Extent::Description => Vec::new(),
+        Extent::Sizes | Extent::Description => Vec::new(),
         Extent::Whole => cache::weights(&folder)?,
     };
     if let Some(absent) = weights.iter().find(|name| !listing.files.contains_key(*name)) {
@@ -150,8 +158,12 @@ pub fn resolve(
     for (position, name) in names.iter().enumerate() {
         download.file(name, position + 1, files)?;
     }
-    // The revision keeps pointing at the last snapshot that has its weights.
-    if cache.snapshot(revision, Extent::Whole).is_err() {
+    // The revision keeps pointing at a snapshot that has more than was asked for.
+    let more = match wanted.extent() {
+        Extent::Sizes => Extent::Description,
+        Extent::Description | Extent::Whole => Extent::Whole,
+    };
+    if cache.snapshot(revision, more).is_err() {
         cache.write_reference(revision, &listing.commit)?;
     }
     wanted.check(&folder)?;
@@ -167,6 +179,7 @@ pub fn resolve(
 /// [`Wanted`] without its check.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Extent {
+    Sizes,
     Description,
     Whole,
 }
@@ -174,6 +187,7 @@ enum Extent {
 impl Wanted<'_> {
     fn extent(self) -> Extent {
         match self {
+            Self::Sizes => Extent::Sizes,
             Self::Description => Extent::Description,
             Self::Whole { .. } => Extent::Whole,
         }
@@ -181,7 +195,7 @@ impl Wanted<'_> {
 
     fn check(self, folder: &Path) -> Result<(), HubError> {
         match self {
-            Self::Description => Ok(()),
+            Self::Sizes | Self::Description => Ok(()),
             Self::Whole { check } => check(folder).map_err(HubError::Refused),
         }
     }
@@ -190,6 +204,7 @@ impl Wanted<'_> {
 impl fmt::Debug for Wanted<'_> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {
+            Self::Sizes => "Sizes",
             Self::Description => "Description",
             Self::Whole { .. } => "Whole",
         })
