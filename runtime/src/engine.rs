@@ -10,9 +10,10 @@ use glm_backends::kv::KvPool;
 use glm_backends::ranks::Rank;
 use glm_models::config::Config;
 use glm_models::forward::SequenceInput;
-use glm_models::model::Model;
+use glm_models::model::{Model, Parts};
+use glm_models::plan::{Demand, Plan};
 use glm_models::trace::Trace;
-use glm_models::weights::{Format, Loader, StoredDtype};
+use glm_models::weights::{Format, Loader, Quantise, StoredDtype};
 
 use crate::config::EngineConfig;
 use crate::error::{EngineError, RequestError};
@@ -64,7 +65,7 @@ impl Engine {
         progress: &mut dyn FnMut(LoadProgress),
     ) -> Result<Self, EngineError> {
         let (dtype, dtype_note) = choose_dtype(stored_dtype(&files), device, config)?;
-        check_memory(&files.config, device, dtype)?;
+        check_memory(&files.config, device, dtype, config)?;
         let limit = files.config.max_position_embeddings();
         let context_length = config.max_context.unwrap_or(limit).clamp(1, limit);
 
@@ -121,7 +122,7 @@ impl Engine {
             _ => DType::BF16,
         };
         let (dtype, _) = choose_dtype(stored, device, config)?;
-        check_memory(model, device, dtype)
+        check_memory(model, device, dtype, config)
     }
 
     /// Answers a request; `on_event` sees every token as it comes and may break off.
@@ -344,20 +345,49 @@ fn stored_dtype(files: &ModelFiles) -> DType {
     }
 }
 
-/// Refuses a model that is larger than all the memory of the device, before anything is read.
-fn check_memory(model: &Config, device: &OpenDevice, dtype: DType) -> Result<(), EngineError> {
+/// Refuses a model whose weights are larger than all the memory of the device, before anything is
+/// read.
+fn check_memory(
+    model: &Config,
+    device: &OpenDevice,
+    dtype: DType,
+    config: &EngineConfig,
+) -> Result<(), EngineError> {
     let Some(present) = device.memory().total else { return Ok(()) };
-    let bytes = |dtype: DType| u128::from(model.parameters().total) * dtype.size() as u128;
-    if bytes(dtype) <= u128::from(present) {
+    let weights = |dtype: DType, quantise: Quantise| {
+        let demand = Demand {
+            dtype,
+            quantise,
+            kv_value_bytes: dtype.size(),
+            mtp: config.parts == Parts::MainAndMtp,
+            context: 1,
+            batch: 1,
+            prefill_chunk: config.prefill_chunk,
+            max_scores: MAX_SCORES,
+        };
+        Plan::new(model, demand).weights_bytes()
+    };
+    let quantise = config.quant.quantise();
+    let needed = weights(dtype, quantise);
+    if needed <= present {
         return Ok(());
     }
-    let gigabytes = |bytes: u128| format!("{:.1} GB", bytes as f64 / 1e9);
-    let half_fits = bytes(DType::BF16) <= u128::from(present) && device.supports(DType::BF16);
+    let gigabytes = |bytes: u64| format!("{:.1} GB", bytes as f64 / 1e9);
+    let fits =
+        |dtype: DType, quantise| device.supports(dtype) && weights(dtype, quantise) <= present;
     Err(EngineError::Memory {
-        needed: gigabytes(bytes(dtype)),
+        needed: gigabytes(needed),
         dtype: dtype.name(),
         device: device.label(),
-        present: gigabytes(present.into()),
-        hint: if half_fits { ", or --dtype bf16" } else { "" },
+        present: gigabytes(present),
+        hint: if fits(DType::BF16, quantise) {
+            ", or --dtype bf16"
+        } else if fits(dtype, Quantise::Fp8) {
+            ", or --quant fp8"
+        } else if fits(DType::BF16, Quantise::Fp8) {
+            ", or --quant fp8 --dtype bf16"
+        } else {
+            ""
+        },
     })
 }

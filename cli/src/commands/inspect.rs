@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
 use glm_models::config::{Config, Parameters};
+use glm_models::plan::{DType, Demand, Plan};
 use glm_models::weights::{TensorInfo, TensorSource};
-use glm_runtime::DtypeChoice;
 use glm_runtime::load::Checkpoint;
+use glm_runtime::{DtypeChoice, QuantChoice};
 use serde_json::{Value, json};
 
 use super::{Outcome, logits};
-use crate::args::InspectArgs;
+use crate::args::{EngineArgs, InspectArgs};
 use crate::resolve::ModelChoice;
 use crate::ui;
 
@@ -23,7 +24,7 @@ pub(crate) fn inspect(args: &InspectArgs) -> Result<Outcome> {
     }
     let (config, checkpoint) = model.describe(&args.source)?;
     let all = checkpoint.as_ref().map(tensors);
-    let facts = Facts::gather(&config, all.as_deref(), args.engine.dtype);
+    let facts = Facts::gather(&config, all.as_deref(), &args.engine);
     let tensors = args.tensors.then(|| {
         let name = model.name();
         all.with_context(|| {
@@ -65,15 +66,17 @@ struct Facts<'a> {
     config: &'a Config,
     /// Tensors and values by stored number format; none where the weights are not here.
     stored: BTreeMap<String, (usize, usize)>,
-    /// The number format to compute in, and its bytes per value.
-    dtype: (&'static str, usize),
+    /// The number format to compute in.
+    dtype: DType,
+    /// What weights become while they are loaded.
+    quant: QuantChoice,
 }
 
 impl<'a> Facts<'a> {
     fn gather(
         config: &'a Config,
         tensors: Option<&[(String, TensorInfo)]>,
-        choice: DtypeChoice,
+        engine: &EngineArgs,
     ) -> Self {
         let mut stored: BTreeMap<String, (usize, usize)> = BTreeMap::new();
         for (_, info) in tensors.into_iter().flatten() {
@@ -81,29 +84,51 @@ impl<'a> Facts<'a> {
             *tensors += 1;
             *values += info.shape.iter().product::<usize>();
         }
-        let most = stored.iter().max_by_key(|(_, (_, values))| *values);
-        let dtype = match (choice, most.map(|(name, _)| name.as_str())) {
-            (DtypeChoice::F32, _) | (DtypeChoice::Auto, Some("F32")) => ("f32", 4),
-            (DtypeChoice::F16, _) | (DtypeChoice::Auto, Some("F16")) => ("f16", 2),
-            (DtypeChoice::Bf16 | DtypeChoice::Auto, _) => ("bf16", 2),
+        // FP8 and the router's f32 are not what a model computes in.
+        let floats =
+            stored.iter().filter(|(name, _)| ["BF16", "F16", "F32"].contains(&name.as_str()));
+        let most = floats.max_by_key(|(_, (_, values))| *values);
+        let dtype = match (engine.dtype, most.map(|(name, _)| name.as_str())) {
+            (DtypeChoice::F32, _) | (DtypeChoice::Auto, Some("F32")) => DType::F32,
+            (DtypeChoice::F16, _) | (DtypeChoice::Auto, Some("F16")) => DType::F16,
+            (DtypeChoice::Bf16 | DtypeChoice::Auto, _) => DType::BF16,
         };
-        Self { config, stored, dtype }
+        Self { config, stored, dtype, quant: engine.quant }
     }
 
     fn kv_bytes_per_token(&self) -> u64 {
-        self.config.kv_bytes_per_token(self.dtype.1)
+        self.config.kv_bytes_per_token(self.dtype.size())
     }
 
     /// Weights of the main model; prediction (MTP) layers are not loaded.
     fn memory_to_load(&self) -> u64 {
-        self.config.parameters().total * self.dtype.1 as u64
+        let demand = Demand {
+            dtype: self.dtype,
+            quantise: self.quant.quantise(),
+            kv_value_bytes: self.dtype.size(),
+            mtp: false,
+            context: 1,
+            batch: 1,
+            prefill_chunk: 1,
+            max_scores: 1,
+        };
+        Plan::new(self.config, demand).weights_bytes()
+    }
+
+    /// What the weights are kept in.
+    fn format(&self) -> String {
+        let in_fp8 = self.config.quantization().is_some() || self.quant == QuantChoice::Fp8;
+        match in_fp8 {
+            true => format!("fp8 and {}", self.dtype.name()),
+            false => self.dtype.name().to_owned(),
+        }
     }
 
     fn as_text(&self, model: &ModelChoice) -> String {
         let parameters = self.config.parameters();
         let (layers, dense) = (self.config.num_hidden_layers(), self.config.dense_layers());
         let context = self.config.max_position_embeddings() as u64;
-        let (name, kv) = (self.dtype.0, self.kv_bytes_per_token());
+        let (name, kv) = (self.dtype.name(), self.kv_bytes_per_token());
         let stored = self.stored.iter().map(|(dtype, (tensors, values))| {
             format!("{dtype} in {tensors} tensors, {} values", ui::count(*values as u64))
         });
@@ -135,7 +160,10 @@ impl<'a> Facts<'a> {
                     ui::bytes(kv * context)
                 ),
             ),
-            ("memory to load", format!("{} in {name}", ui::bytes(self.memory_to_load()))),
+            (
+                "memory to load",
+                format!("{} in {}", ui::bytes(self.memory_to_load()), self.format()),
+            ),
         ];
         lines.map(|(what, value)| format!("{what:16}{value}\n")).concat()
     }
@@ -159,7 +187,7 @@ impl<'a> Facts<'a> {
             "dtypes": stored,
             "vocab_size": self.config.vocab_size(),
             "context_length": self.config.max_position_embeddings(),
-            "dtype": self.dtype.0,
+            "dtype": self.dtype.name(),
             "kv_bytes_per_token": self.kv_bytes_per_token(),
             "memory_to_load_bytes": self.memory_to_load(),
         })
