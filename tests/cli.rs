@@ -233,14 +233,6 @@ fn what_ends_an_answer() {
 }
 
 #[test]
-fn weights_may_become_fp8_while_they_load() {
-    for fp8 in ["auto", "w8a16", "w8a8"] {
-        let answer = run(&["--quant", "fp8", "--fp8", fp8, SUM]);
-        assert_eq!((answer.code, answer.stdout.as_str()), (Some(0), "7 + 5 = 12\n"), "{answer:?}");
-    }
-}
-
-#[test]
 fn a_seed_repeats_the_answer() {
     let story = |seed: &str| {
         let arguments =
@@ -281,7 +273,6 @@ fn wrong_usage_is_exit_code_2() {
         &["run", "--backend", "abacus", SUM],
         &["run", "--backend", "cuda:x", SUM],
         &["run", "--dtype", "int3", SUM],
-        &["run", "--quant", "int4", SUM],
         &["run", "--fp8", "w4a4", SUM],
         &["run", "--temperature", "warm", SUM],
         &["run", "--top-p", "1.5", SUM],
