@@ -49,12 +49,11 @@ fn distance(engine: &mut Engine, golden: &Golden, length: usize, recorded: &str)
 /// Logits and drafts; the only difference is where `code * scale` is computed.
 #[test]
 fn every_layout_equals_the_same_numbers_in_f32() {
-    let built_in = Checkpoint::built_in();
-    let narrow = oracle::fixture("glm4_moe_tiny");
-    let narrow = Checkpoint::open(narrow.path());
+    let fixture = |name| Checkpoint::open(oracle::fixture(name).path());
+    let models = [Checkpoint::built_in(), fixture("glm4_moe_tiny"), fixture("glm4_moe_lite_tiny")];
     let device = oracle::device("cpu").expect("the CPU");
     for layout in layouts() {
-        for model in [&built_in, &narrow] {
+        for model in &models {
             let (packed, plain) = quantised(model, layout);
             let logits = |model: &Checkpoint| {
                 let mut engine = model.load_on(&device, &config(Fp8Choice::W8a16)).expect("load");
