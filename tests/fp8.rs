@@ -244,7 +244,7 @@ fn check_layer(folder: &Path, device: &OpenDevice) {
     assert_eq!(read(quantised.values), want, "codes");
 
     let bias = Tensor::<1>::from_data(stored("bias").floats().as_slice(), device);
-    let y = read(ops::linear(x, &Weight::Fp8(matrix), Some(bias)));
+    let y = read(ops::linear(x, &Weight::from(matrix), Some(bias)));
     let distance = relative_l2(&y, &golden.floats("w8a8.op.y"));
     assert!(distance < 1e-5, "{}: {distance:.2e}", folder.display());
 }

@@ -12,7 +12,13 @@ pub enum Weight {
     /// In a float dtype.
     Dense(Tensor<2>),
     /// In E4M3 codes with scales.
-    Fp8(Fp8Matrix),
+    Fp8(Box<Fp8Matrix>),
+}
+
+impl From<Fp8Matrix> for Weight {
+    fn from(matrix: Fp8Matrix) -> Self {
+        Weight::Fp8(Box::new(matrix))
+    }
 }
 
 impl Weight {
@@ -28,7 +34,7 @@ impl Weight {
     pub fn rows(&self, rows: Range<usize>) -> Weight {
         match self {
             Weight::Dense(weight) => Weight::Dense(weight.clone().slice(s![rows, ..])),
-            Weight::Fp8(weight) => Weight::Fp8(weight.rows(rows)),
+            Weight::Fp8(weight) => Weight::Fp8(Box::new(weight.rows(rows))),
         }
     }
 

@@ -111,7 +111,7 @@ impl Weights<'_> {
                 Ok(match kept {
                     Kept::Dense => Weight::Dense(random::floats(shape, device, format.dtype)),
                     Kept::Fp8 { group } => {
-                        Weight::Fp8(random::fp8(shape, group, format.activations(), device))
+                        random::fp8(shape, group, format.activations(), device).into()
                     }
                 })
             }
@@ -127,7 +127,7 @@ impl Weights<'_> {
                 for piece in pieces {
                     self.append_fp8(&mut buffer, piece)?;
                 }
-                Ok(Weight::Fp8(buffer.upload(format.activations(), device)))
+                Ok(buffer.upload(format.activations(), device).into())
             }
         }
     }

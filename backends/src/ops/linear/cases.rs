@@ -26,7 +26,7 @@ pub(crate) const KERNEL: Kernel = Kernel {
         let x = inputs.floats([rows, width], 1.0);
         let weight = match group {
             0 => Weight::Dense(inputs.floats([out, width], 0.1)),
-            group => Weight::Fp8(inputs.fp8([out, width], group, activations)),
+            group => inputs.fp8([out, width], group, activations).into(),
         };
         let bias = inputs.floats([out], 1.0);
         inputs.values(linear(x, &weight, Some(bias)))

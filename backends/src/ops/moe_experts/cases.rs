@@ -7,7 +7,6 @@ use crate::ops::case::{Case, Inputs, Kernel};
 use crate::weight::Weight;
 
 /// Shape of a case: tokens, hidden, width, experts, experts per token, and 1 for FP8 weights.
-
 pub(crate) const KERNEL: Kernel = Kernel {
     name: "moe_experts",
     cases: &[
@@ -21,7 +20,7 @@ pub(crate) const KERNEL: Kernel = Kernel {
         let [rows, hidden, width, experts, k, fp8] = case.dims();
         let weight = |inputs: &mut Inputs, [out, width]: [usize; 2]| match fp8 {
             0 => Weight::Dense(inputs.floats([out, width], 0.3)),
-            _ => Weight::Fp8(inputs.fp8([out, width], width, Activations::Float)),
+            _ => inputs.fp8([out, width], width, Activations::Float).into(),
         };
         let group = |inputs: &mut Inputs, count| ExpertGroup {
             experts: count,
