@@ -83,6 +83,7 @@ impl KvSpec {
 pub struct KvLayer(Rows);
 
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "one for each layer of a model")]
 enum Rows {
     /// Both `[slots, kv_heads * head_dim]`.
     Gqa { keys: Tensor<2>, values: Tensor<2> },

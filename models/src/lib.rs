@@ -11,7 +11,7 @@
 //! - [`chat`]: the markers of a conversation
 //! - [`model`]: the families as one closed enum
 //! - [`glm4_moe`]: GLM-4.5, 4.5-Air, 4.6, 4.7
-//! - [`glm4_moe_lite`]: GLM-4.7-Flash
+//! - [`glm4_moe_lite`]: GLM-4.7-Flash, with latent attention
 //! - [`trace`]: intermediate values by name
 
 pub mod chat;

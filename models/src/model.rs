@@ -22,6 +22,7 @@ pub enum Parts {
 
 /// A loaded model of one of the families.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "a process holds one")]
 pub enum Model {
     /// GLM-4.5, GLM-4.5-Air, GLM-4.6, GLM-4.7 and their base models.
     Glm4Moe {

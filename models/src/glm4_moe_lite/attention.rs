@@ -93,31 +93,32 @@ impl Attention {
 /// Projection of the queries of this rank's heads, `[tokens, hidden]` →
 /// `[tokens, heads * (nope + rope)]`.
 #[derive(Debug)]
-enum Query {
-    /// `W_Q`
-    Direct(Linear),
-    /// `W_DQ`, a norm, and `W_UQ` and `W_QR` of each head in turn
-    Latent { down: Linear, norm: RmsNorm, up: Linear },
+struct Query {
+    /// `W_DQ` and its norm, where the queries come from a latent
+    latent: Option<(Linear, RmsNorm)>,
+    /// `W_UQ` and `W_QR` of each head in turn
+    up: Linear,
 }
 
 impl Query {
     fn load(w: &Weights<'_>, config: &Config) -> Result<Self, LoadError> {
         let (hidden, out) = (config.hidden_size, config.num_attention_heads * config.qk_head_dim());
         let Some(rank) = config.q_lora_rank else {
-            return Linear::load(&w.at("q_proj"), [out, hidden], Split::Column).map(Self::Direct);
+            let up = Linear::load(&w.at("q_proj"), [out, hidden], Split::Column)?;
+            return Ok(Self { latent: None, up });
         };
-        Ok(Self::Latent {
-            down: Linear::load(&w.at("q_a_proj"), [rank, hidden], Split::Replicated)?,
-            norm: RmsNorm::load(&w.at("q_a_layernorm"), rank, LATENT_EPS)?,
-            up: Linear::load(&w.at("q_b_proj"), [out, rank], Split::Column)?,
-        })
+        let down = Linear::load(&w.at("q_a_proj"), [rank, hidden], Split::Replicated)?;
+        let norm = RmsNorm::load(&w.at("q_a_layernorm"), rank, LATENT_EPS)?;
+        let up = Linear::load(&w.at("q_b_proj"), [out, rank], Split::Column)?;
+        Ok(Self { latent: Some((down, norm)), up })
     }
 
     fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        match self {
-            Self::Direct(projection) => projection.forward(x),
-            Self::Latent { down, norm, up } => up.forward(norm.forward(down.forward(x))),
-        }
+        let c = match &self.latent {
+            Some((down, norm)) => norm.forward(down.forward(x)),
+            None => x,
+        };
+        self.up.forward(c)
     }
 }
 
