@@ -2,6 +2,7 @@
 
 mod base;
 mod inspect;
+mod plan;
 mod weights;
 
 use std::fs;

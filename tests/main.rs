@@ -6,6 +6,7 @@ mod checkpoints; // the same weights in other layouts, and broken ones
 mod cli; // runs the program
 mod dummy; // random weights of every published configuration
 mod fp8; // FP8 checkpoints, quantisation while loading
+mod inventory; // every tensor by config.json against the files
 mod model_parity; // layers, logits and greedy text against recorded references
 mod support; // where the program, the fixtures and the references are
 mod tidy; // house rules

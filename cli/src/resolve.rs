@@ -1,7 +1,7 @@
 //! From what was typed, the environment and the model folder to what the engine needs.
 
-use std::env;
 use std::path::{Path, PathBuf};
+use std::{env, fs};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::CommandFactory;
@@ -10,7 +10,9 @@ use glm_backends::device::{self, OpenDevice, Selection};
 use glm_models::config::Config;
 use glm_models::model::Parts;
 use glm_runtime::hub::Wanted;
-use glm_runtime::load::{Checkpoint, GenerationDefaults, ModelFiles, WeightSource, read_config};
+use glm_runtime::load::{
+    Checkpoint, GenerationDefaults, ModelFiles, WeightSource, indexed_bytes, read_config,
+};
 use glm_runtime::{
     Engine, EngineConfig, Fp8Choice, LoadProgress, QuantChoice, Request, RequestError,
     SamplingParams,
@@ -163,6 +165,44 @@ impl ModelChoice {
             WeightSource::Checkpoint(checkpoint) => (files.config, Some(checkpoint)),
             WeightSource::Random(_) => (files.config, None),
         })
+    }
+}
+
+/// What sizes follow from: of a folder, a hub model or a single file.
+#[derive(Debug)]
+pub(crate) struct Sizes {
+    pub(crate) name: String,
+    pub(crate) config: Config,
+    /// Bytes of all tensors by the list of the shards, where there is one.
+    pub(crate) index_bytes: Option<u64>,
+}
+
+impl Sizes {
+    /// Reads `config.json` and the list of the shards, downloading them of a hub model; no weights
+    /// need to be there.
+    pub(crate) fn read(model: Option<&str>, source: &SourceArgs) -> Result<Self> {
+        let file = model.map(Path::new).filter(|path| path.is_file());
+        if let Some(path) = file {
+            let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
+            let config = Config::from_json(&text, path)?;
+            // Under another name it is one of many, and a list beside it another model's.
+            let folder = path.parent().filter(|_| path.ends_with("config.json"));
+            let index_bytes = folder.map(indexed_bytes).transpose()?.flatten();
+            return Ok(Self { name: path.display().to_string(), config, index_bytes });
+        }
+        let choice = ModelChoice::new(model)?;
+        choice.note_unused(source);
+        let folder = match &choice {
+            ModelChoice::BuiltIn => {
+                let path = Path::new("built-in").join("config.json");
+                let config = Config::from_json(builtin::MODEL.config, &path)?;
+                return Ok(Self { name: choice.name(), config, index_bytes: None });
+            }
+            ModelChoice::Folder(folder) => folder.clone(),
+            ModelChoice::HubId(id) => download(id, source, Wanted::Sizes)?,
+        };
+        let (config, index_bytes) = (read_config(&folder)?, indexed_bytes(&folder)?);
+        Ok(Self { name: choice.name(), config, index_bytes })
     }
 }
 

@@ -351,6 +351,11 @@ pub(crate) fn bytes(number: u64) -> String {
     scaled(number as f64, 1024.0, &[" B", " KiB", " MiB", " GiB", " TiB"])
 }
 
+/// `1234567` as `1.23 MB`: in the units that memory and checkpoints are sold in.
+pub(crate) fn decimal_bytes(number: u64) -> String {
+    scaled(number as f64, 1000.0, &[" B", " KB", " MB", " GB", " TB"])
+}
+
 fn scaled(number: f64, base: f64, units: &[&str]) -> String {
     let mut scaled = number;
     let mut unit = 0;
@@ -398,5 +403,6 @@ mod tests {
         assert_eq!(count(999), "999");
         assert_eq!(count(106_852_245_504), "106.85 B");
         assert_eq!(bytes(188_416), "184.00 KiB");
+        assert_eq!(decimal_bytes(188_416), "188.42 KB");
     }
 }

@@ -4,6 +4,7 @@ mod chat;
 mod devices;
 mod inspect;
 mod logits;
+mod plan;
 mod run;
 
 use anyhow::Result;
@@ -24,6 +25,7 @@ pub(crate) fn dispatch(command: &Command) -> Result<Outcome> {
     match command {
         Command::Run(args) => run::run(args),
         Command::Inspect(args) => inspect::inspect(args),
+        Command::Plan(args) => plan::plan(args),
         Command::Devices(args) => devices::devices(args),
     }
 }

@@ -13,6 +13,7 @@ use std::path::Path;
 
 use glm_models::config::Config;
 use glm_models::weights::{RandomWeights, TensorInfo, TensorSource};
+use serde_json::{Map, Value};
 
 use crate::text::{ChatTemplate, TextError, Tokenizer};
 
@@ -93,6 +94,21 @@ impl WeightSource {
 pub fn read_config(folder: &Path) -> Result<Config, CheckpointError> {
     error::check_folder(folder)?;
     Ok(Config::from_json(&required(folder, CONFIG)?, &folder.join(CONFIG))?)
+}
+
+/// Bytes of all tensors by the list of the shards, where a folder has a list that says so. The
+/// shards need not be there.
+///
+/// # Errors
+/// A list that cannot be read, is no JSON object or is a link out of the folder.
+pub fn indexed_bytes(folder: &Path) -> Result<Option<u64>, CheckpointError> {
+    let Some(text) = optional(folder, safetensors::INDEX)? else { return Ok(None) };
+    let index: Map<String, Value> = serde_json::from_str(&text).map_err(|source| {
+        CheckpointError::Index { path: folder.join(safetensors::INDEX), source }
+    })?;
+    let size = index.get("metadata").and_then(|metadata| metadata.get("total_size"));
+    // Some exporters write it as a float.
+    Ok(size.and_then(|size| size.as_u64().or_else(|| size.as_f64().map(|size| size as u64))))
 }
 
 impl ModelFiles {

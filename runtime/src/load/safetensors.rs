@@ -4,7 +4,7 @@
 //! whatever they are called. Where a folder has both, the single file counts, as in
 //! transformers. A tensor that a shard holds but the index does not list is present all the
 //! same: what a model does not use is refused by name when it is loaded. The index's
-//! `total_size` is not looked at.
+//! `total_size` is not looked at when weights are opened, only by [`super::indexed_bytes`].
 
 #![expect(unsafe_code, reason = "mapping a file into memory, and giving its pages back")]
 
