@@ -45,8 +45,11 @@ fn other_numerics_run_too() {
             "GLM-4.5-Air" | "GLM-4.7-Flash" => (Fp8Choice::W8a16, QuantChoice::Fp8),
             _ => continue,
         };
-        check(&file, "cpu", &EngineConfig { fp8, quant, ..EngineConfig::default() });
-        check(&file, "gl", &EngineConfig { fp8, quant, ..EngineConfig::default() });
+        let config = EngineConfig { fp8, quant, ..EngineConfig::default() };
+        check(&file, "cpu", &config);
+        if name == "GLM-4.7-Flash" {
+            check(&file, "gl", &config);
+        }
     }
 }
 

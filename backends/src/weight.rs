@@ -8,6 +8,7 @@ use crate::fp8::Fp8Matrix;
 
 /// A weight matrix `[out, in]`, in the model's dtype or in FP8.
 #[derive(Debug, Clone)]
+#[expect(clippy::large_enum_variant, reason = "a tensor is the usual case, and there are few")]
 pub enum Weight {
     /// In a float dtype.
     Dense(Tensor<2>),
