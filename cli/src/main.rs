@@ -1,7 +1,8 @@
 //! The `glm` command line: the only crate that knows the terminal, environment variables
 //! and the exit code.
 //!
-//! - `args`: what the user typed; `resolve`: what that means; `download`: hub models
+//! - `args`: what the user typed; `resolve`: what that means; `model`: which model is meant;
+//!   `download`: hub models
 //! - `commands`: one file per command; `answer`: one answer of the engine
 //! - `conversation`: OpenAI messages; `files`: files written whole; `editor`: the chat's prompt
 //! - `ui`: all printing; `interrupt`: Ctrl-C; `builtin`: the model inside the binary
@@ -15,6 +16,7 @@ mod download;
 mod editor;
 mod files;
 mod interrupt;
+mod model;
 mod resolve;
 mod ui;
 

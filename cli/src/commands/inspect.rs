@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::{Outcome, logits};
 use crate::args::{EngineArgs, InspectArgs};
-use crate::resolve::ModelChoice;
+use crate::model::ModelChoice;
 use crate::ui;
 
 /// Prints what the headers say, or runs the forward pass that was asked for.

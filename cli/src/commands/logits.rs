@@ -13,7 +13,8 @@ use serde_json::Value;
 
 use super::Outcome;
 use crate::args::InspectArgs;
-use crate::resolve::{ModelChoice, Place};
+use crate::model::ModelChoice;
+use crate::resolve::Place;
 use crate::{files, ui};
 
 /// Runs the model once over the ids in the file `ids` and writes what came out to `out`.

@@ -12,7 +12,7 @@ use glm_runtime::engine::MAX_SCORES;
 
 use super::Outcome;
 use crate::args::{Args, KvDtype, PlanArgs};
-use crate::resolve::Sizes;
+use crate::model::Sizes;
 use crate::ui;
 
 mod json;

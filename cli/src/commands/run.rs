@@ -12,7 +12,8 @@ use super::{Outcome, chat};
 use crate::answer::{Answer, answer};
 use crate::args::RunArgs;
 use crate::conversation::Conversation;
-use crate::resolve::{self, ModelChoice, Place};
+use crate::model::ModelChoice;
+use crate::resolve::{self, Place};
 use crate::{builtin, ui};
 
 /// Where the prompt comes from.
