@@ -158,7 +158,12 @@ impl Report {
             ));
         };
         Some(match size.prediction {
-            Prediction::Whole => "the list of the shards agrees".to_owned(),
+            Prediction::Whole if size.bytes == expected[0].bytes => {
+                "the list of the shards agrees".to_owned()
+            }
+            Prediction::Whole => {
+                format!("the list of the shards says {}: scales in f32", ui::decimal_bytes(found))
+            }
             Prediction::WithoutCopies => format!(
                 "the list of the shards says {}: the prediction layer comes without copies of \
                  embedding and head",
@@ -217,7 +222,7 @@ impl Verdict {
     fn new(plan: &Plan, machine: Machine) -> Self {
         let Machine { gpu, count } = machine;
         let smallest = plan.smallest_layout(gpu.usable_bytes);
-        let layout = count.map(|count| plan.layout_within(count)).or(smallest);
+        let layout = count.map(|count| plan.layout_within(count, gpu.usable_bytes)).or(smallest);
         let fits = layout.is_some_and(|layout| plan.load(&layout).total() <= gpu.usable_bytes);
         let divided = layout.map(|layout| Divided {
             layout,

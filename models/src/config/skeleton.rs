@@ -1,6 +1,9 @@
 use super::{ConfigError, Fields, Parameters, quoted};
 use crate::inventory::{Part, TensorGroup};
 
+/// Layers and experts are counted one by one in places; no model has nearly as many.
+const MAX_LAYERS: usize = 1 << 12;
+const MAX_EXPERTS: usize = 1 << 16;
 /// Positions are f32 in the rotary angles, exact up to here.
 const MAX_POSITIONS: usize = 1 << 24;
 
@@ -70,6 +73,15 @@ impl Skeleton {
 
     /// Refuses dimensions that do not fit together.
     pub(crate) fn validate(&self, fields: &Fields<'_>) -> Result<(), ConfigError> {
+        for (key, found, most) in [
+            ("num_hidden_layers", self.num_hidden_layers, MAX_LAYERS),
+            ("num_nextn_predict_layers", self.num_nextn_predict_layers, MAX_LAYERS),
+            ("n_routed_experts", self.n_routed_experts, MAX_EXPERTS),
+        ] {
+            if found > most {
+                return Err(fields.invalid(key, found, format_args!("at most {most}")));
+            }
+        }
         if self.max_position_embeddings > MAX_POSITIONS {
             let wanted = format_args!("at most {MAX_POSITIONS}");
             return Err(fields.invalid(

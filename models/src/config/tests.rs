@@ -178,9 +178,9 @@ fn sizes_do_not_overflow() {
     let most = i32::MAX;
     let config = accepted(&json!({
         "hidden_size": most, "intermediate_size": most, "moe_intermediate_size": most,
-        "num_hidden_layers": most, "num_attention_heads": most, "num_key_value_heads": most,
-        "n_routed_experts": most, "head_dim": most, "n_shared_experts": most, "vocab_size": most,
-        "num_nextn_predict_layers": most,
+        "num_hidden_layers": 4096, "num_attention_heads": most, "num_key_value_heads": most,
+        "n_routed_experts": 65536, "head_dim": most, "n_shared_experts": most, "vocab_size": most,
+        "num_nextn_predict_layers": 4096,
         "partial_rotary_factor": 0.1
     }));
     assert_eq!(config.parameters().total, u64::MAX);

@@ -10,8 +10,7 @@ pub struct Layout {
     pub devices: usize,
     /// Devices that divide the heads of attention and the width of dense parts among themselves.
     pub tensor: usize,
-    /// Copies of these parts; each has its own sequences. Above 1 only where the heads do not divide
-    /// over all devices.
+    /// Copies of these parts; each has its own sequences.
     pub groups: usize,
     /// How the experts are divided over all devices.
     pub experts: ExpertSplit,
@@ -28,37 +27,53 @@ pub enum ExpertSplit {
 
 impl Plan {
     /// The layouts that the sizes allow, by number of devices: powers of two, and numbers that the
-    /// heads divide by. What is divided divides evenly.
+    /// heads divide by. What is divided divides evenly. Of those over equally many devices the one
+    /// with the fewest copies of attention comes first; copies cost weights and save cache, where
+    /// devices would hold the same keys and values otherwise.
     #[must_use]
     pub fn layouts(&self) -> Vec<Layout> {
-        (1..=MOST_DEVICES).filter_map(|devices| self.layout(devices)).collect()
+        (1..=MOST_DEVICES).flat_map(|devices| self.layouts_over(devices)).collect()
     }
 
-    /// The layout over as many of `devices` devices as can be used.
+    /// The layout over as many of `devices` devices as can be used, the first one that fits devices
+    /// of `usable_bytes` if any does.
     #[must_use]
-    pub fn layout_within(&self, devices: usize) -> Layout {
-        let largest = self.layouts().into_iter().rfind(|layout| layout.devices <= devices);
+    pub fn layout_within(&self, devices: usize, usable_bytes: u64) -> Layout {
+        let mut counts = (1..=devices.min(MOST_DEVICES)).rev();
+        let layouts = counts.find_map(|devices| {
+            let layouts: Vec<Layout> = self.layouts_over(devices).collect();
+            (!layouts.is_empty()).then_some(layouts)
+        });
+        let fits = |layout: &&Layout| self.load(layout).total() <= usable_bytes;
+        let layouts = layouts.unwrap_or_default();
         let whole = ExpertSplit::Whole(self.skeleton.n_routed_experts);
-        largest.unwrap_or(Layout { devices: 1, tensor: 1, groups: 1, experts: whole })
+        layouts.iter().find(fits).or(layouts.first()).copied().unwrap_or(Layout {
+            devices: 1,
+            tensor: 1,
+            groups: 1,
+            experts: whole,
+        })
     }
 
-    fn layout(&self, devices: usize) -> Option<Layout> {
-        let tensor = (1..=devices)
-            .rev()
-            .find(|tensor| devices.is_multiple_of(*tensor) && self.divides(*tensor))?;
-        if tensor != devices && !devices.is_power_of_two() {
-            return None;
-        }
+    fn layouts_over(&self, devices: usize) -> impl Iterator<Item = Layout> {
         let (experts, width) =
             (self.skeleton.n_routed_experts, self.skeleton.moe_intermediate_size);
         let experts = if experts.is_multiple_of(devices) {
-            ExpertSplit::Whole(experts / devices)
+            Some(ExpertSplit::Whole(experts / devices))
         } else if width.is_multiple_of(devices) {
-            ExpertSplit::Width(width / devices)
+            Some(ExpertSplit::Width(width / devices))
         } else {
-            return None;
+            None
         };
-        Some(Layout { devices, tensor, groups: devices / tensor, experts })
+        let divides = move |tensor: &usize| {
+            devices.is_multiple_of(*tensor)
+                && (*tensor == devices || devices.is_power_of_two())
+                && self.divides(*tensor)
+        };
+        experts.into_iter().flat_map(move |experts| {
+            let tensors = (1..=devices).rev().filter(divides);
+            tensors.map(move |tensor| Layout { devices, tensor, groups: devices / tensor, experts })
+        })
     }
 
     /// Whether heads and dense widths divide by `tensor`.

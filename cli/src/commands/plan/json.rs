@@ -29,7 +29,7 @@ pub(super) fn object(report: &Report) -> String {
         "weights_bytes_by_part": by_part(plan),
         "weights_bytes_by_format": formats,
         "kv_bytes_per_token": plan.kv_bytes_per_token(),
-        "kv_bytes": plan.load(&plan.layout_within(1)).kv_bytes,
+        "kv_bytes": plan.load(&plan.layout_within(1, 0)).kv_bytes,
     });
     let keys = object.as_object_mut().expect("just made");
     match &report.verdict {

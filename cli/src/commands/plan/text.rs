@@ -35,7 +35,7 @@ pub(super) fn page(report: &Report) -> String {
         format!(
             "{} per token, {} for {}, in {}",
             decimal_bytes(report.plan.kv_bytes_per_token()),
-            decimal_bytes(report.plan.load(&report.plan.layout_within(1)).kv_bytes),
+            decimal_bytes(report.plan.load(&report.plan.layout_within(1, 0)).kv_bytes),
             sequences(demand.batch, demand.context),
             report.kv_dtype,
         ),

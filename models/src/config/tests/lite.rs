@@ -143,11 +143,11 @@ fn sizes_do_not_overflow() {
     let most = i32::MAX;
     let config = accepted(&json!({
         "hidden_size": most, "intermediate_size": most, "moe_intermediate_size": most,
-        "num_hidden_layers": most, "num_attention_heads": most, "num_key_value_heads": most,
+        "num_hidden_layers": 4096, "num_attention_heads": most, "num_key_value_heads": most,
         "q_lora_rank": most, "kv_lora_rank": most, "qk_nope_head_dim": most,
-        "qk_rope_head_dim": most - 1, "v_head_dim": most, "n_routed_experts": most,
-        "n_shared_experts": most, "vocab_size": most, "num_nextn_predict_layers": most
+        "qk_rope_head_dim": most - 1, "v_head_dim": most, "n_routed_experts": 65536,
+        "n_shared_experts": most, "vocab_size": most, "num_nextn_predict_layers": 4096
     }));
     assert_eq!(config.parameters().total, u64::MAX);
-    assert_eq!(config.kv_bytes_per_token(4), u64::MAX);
+    assert_eq!(config.kv_bytes_per_token(4), 4096 * 4 * (2 * u64::from(most.unsigned_abs()) - 1));
 }
