@@ -20,7 +20,8 @@ mod skeleton;
 pub use fields::Fields;
 pub use quantization::{ActivationScheme, Quantization, ScaleLayout};
 pub(crate) use skeleton::{
-    Skeleton, narrow, prediction_layers, refuse_other_formulas, stored_dtype, wide,
+    Skeleton, first_dense_layers, narrow, prediction_layers, refuse_other_formulas, stored_dtype,
+    wide,
 };
 
 /// The families that load today, by `model_type`.

@@ -66,18 +66,23 @@ impl Quantization {
     }
 }
 
-/// A module by its name, or by a regular expression that its name begins with. A name stands for
-/// all modules inside, and, as transformers reads it, for modules of other modules that end in it.
+/// Modules that are left as they are.
 #[derive(Debug, Clone)]
 enum Pattern {
+    /// One module, as compressed-tensors names it.
     Name(String),
+    /// As transformers reads a name: also all modules inside, and modules of others that are
+    /// called so.
+    Part(String),
+    /// Modules whose names begin with a match.
     Expression(Regex),
 }
 
 impl Pattern {
     fn matches(&self, module: &str) -> bool {
         match self {
-            Self::Name(name) => {
+            Self::Name(name) => module == name,
+            Self::Part(name) => {
                 let rest = module.strip_prefix(name.as_str());
                 let before = module.strip_suffix(name.as_str());
                 rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
@@ -91,7 +96,7 @@ impl Pattern {
 impl PartialEq for Pattern {
     fn eq(&self, other: &Self) -> bool {
         match (self, other) {
-            (Self::Name(a), Self::Name(b)) => a == b,
+            (Self::Name(a), Self::Name(b)) | (Self::Part(a), Self::Part(b)) => a == b,
             (Self::Expression(a), Self::Expression(b)) => a.as_str() == b.as_str(),
             _ => false,
         }
@@ -140,7 +145,7 @@ fn compressed_tensors(block: &Fields<'_>) -> Result<Quantization, ConfigError> {
         let wanted = "the same scheme in all of them";
         return Err(block.invalid("config_groups", "groups that differ", wanted));
     }
-    Ok(Quantization { scales, activations, ignored: patterns(block, "ignore")? })
+    Ok(Quantization { scales, activations, ignored: patterns(block, "ignore", Pattern::Name)? })
 }
 
 /// Only linear layers, all of them: what is not meant is in `ignore`.
@@ -256,18 +261,24 @@ fn fine_grained(block: &Fields<'_>) -> Result<Quantization, ConfigError> {
             return Err(block.invalid("weight_block_size", "another list", "[rows, columns]"));
         }
     };
-    let mut ignored = patterns(block, "modules_to_not_convert")?;
-    ignored.extend(patterns(block, "ignored_layers")?);
+    let mut ignored = patterns(block, "modules_to_not_convert", Pattern::Part)?;
+    ignored.extend(patterns(block, "ignored_layers", Pattern::Part)?);
     Ok(Quantization { scales, activations: Some(activations), ignored })
 }
 
-fn patterns(block: &Fields<'_>, key: &str) -> Result<Vec<Pattern>, ConfigError> {
+fn patterns(
+    block: &Fields<'_>,
+    key: &str,
+    named: fn(String) -> Pattern,
+) -> Result<Vec<Pattern>, ConfigError> {
     let names = block.texts(key)?.unwrap_or_default();
     let pattern = |name: &str| match name.strip_prefix("re:") {
-        None => Ok(Pattern::Name(name.to_owned())),
-        Some(expression) => Regex::new(&format!("^(?:{expression})"))
-            .map(Pattern::Expression)
-            .map_err(|_| block.invalid(key, quoted(name), "a regular expression that is read")),
+        None => Ok(named(name.to_owned())),
+        Some(expression) => {
+            Regex::new(&format!("^(?:{expression})")).map(Pattern::Expression).map_err(|_| {
+                block.invalid(key, quoted(name), "a regular expression without look-around")
+            })
+        }
     };
     names.into_iter().map(pattern).collect()
 }
@@ -319,6 +330,8 @@ mod tests {
             ("model.layers.0.mlp.gate_proj", false),
             ("model.layers.10.mlp.gate", false),
             ("model.layers.92.shared_head.head", true),
+            ("model.layers.0.mlp.gate.inner", false),
+            ("other.lm_head", false),
         ] {
             assert_eq!(read.ignores(module), ignored, "{module}");
         }
@@ -343,6 +356,7 @@ mod tests {
         assert_eq!(found.scales, ScaleLayout::Block([128, 128]));
         assert_eq!(found.activations, Some(ActivationScheme::Group(128)));
         assert!(found.ignores("lm_head"));
+        assert!(!found.ignores("model.lm_heads"));
     }
 
     #[test]

@@ -1,6 +1,8 @@
 use super::{ConfigError, Fields, Parameters, quoted};
 use crate::inventory::{Part, TensorGroup};
 
+/// What each layer's feed-forward part is, `dense` or `sparse`.
+const LAYER_TYPES: &str = "mlp_layer_types";
 /// Layers and experts are counted one by one in places; no model has nearly as many.
 const MAX_LAYERS: usize = 1 << 12;
 const MAX_EXPERTS: usize = 1 << 16;
@@ -123,7 +125,7 @@ impl Skeleton {
 
     /// transformers 5 may list each layer's kind: it has to say what `is_moe_layer` says.
     fn check_layer_types(&self, fields: &Fields<'_>) -> Result<(), ConfigError> {
-        const KEY: &str = "mlp_layer_types";
+        const KEY: &str = LAYER_TYPES;
         let Some(kinds) = fields.texts(KEY)? else { return Ok(()) };
         let layers = self.num_hidden_layers;
         if kinds.len() != layers {
@@ -186,6 +188,16 @@ pub(crate) fn stored_dtype(fields: &Fields<'_>) -> Result<Option<String>, Config
         }
     }
     Ok(dtype)
+}
+
+/// Layers that come before those with experts: `first_k_dense_replace`, or, where transformers 5 wrote
+/// only `mlp_layer_types`, the dense ones that this list begins with. Default 1.
+pub(crate) fn first_dense_layers(fields: &Fields<'_>) -> Result<usize, ConfigError> {
+    Ok(match (fields.count("first_k_dense_replace")?, fields.texts(LAYER_TYPES)?) {
+        (Some(layers), _) => layers,
+        (None, Some(kinds)) => kinds.iter().take_while(|kind| **kind == "dense").count(),
+        (None, None) => 1,
+    })
 }
 
 /// Multi-token-prediction layers; transformers 5 knows them under both names. Default 1.

@@ -316,6 +316,19 @@ fn dimensions_that_do_not_fit_together() {
         &types,
         "`mlp_layer_types[1]` is `dense`, wanted `sparse`, because first_k_dense_replace is 1",
     );
+    // The list alone says it too, as transformers 5 writes it.
+    let listed = |kinds: Value| json!({"num_hidden_layers": 3, "first_k_dense_replace": null, "mlp_layer_types": kinds});
+    for (kinds, dense) in [
+        (json!(["dense", "dense", "sparse"]), 2),
+        (json!(["sparse", "sparse", "sparse"]), 0),
+        (json!(["dense", "dense", "dense"]), 3),
+    ] {
+        assert_eq!(accepted(&listed(kinds)).first_k_dense_replace, dense);
+    }
+    refused(
+        &listed(json!(["dense", "sparse", "dense"])),
+        "`mlp_layer_types[2]` is `dense`, wanted `sparse`, because first_k_dense_replace is 1",
+    );
 }
 
 /// Folder with the configurations of the published checkpoints, where it is there.

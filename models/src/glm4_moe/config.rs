@@ -1,8 +1,8 @@
 //! The dimensions and choices of a `glm4_moe` checkpoint.
 
 use crate::config::{
-    ConfigError, Fields, Parameters, Quantization, Rope, Skeleton, narrow, prediction_layers,
-    refuse_other_formulas, stored_dtype, wide,
+    ConfigError, Fields, Parameters, Quantization, Rope, Skeleton, first_dense_layers, narrow,
+    prediction_layers, refuse_other_formulas, stored_dtype, wide,
 };
 
 /// `config.json` of a `glm4_moe` checkpoint, under the file's own names.
@@ -90,7 +90,7 @@ impl Config {
         let config = Self {
             hidden_size,
             num_hidden_layers: fields.required_size("num_hidden_layers")?,
-            first_k_dense_replace: fields.count("first_k_dense_replace")?.unwrap_or(1),
+            first_k_dense_replace: first_dense_layers(fields)?,
             num_attention_heads,
             num_key_value_heads: fields.required_size("num_key_value_heads")?,
             head_dim,

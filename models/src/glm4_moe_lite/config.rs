@@ -1,8 +1,8 @@
 //! The dimensions and choices of a `glm4_moe_lite` checkpoint.
 
 use crate::config::{
-    ConfigError, Fields, Parameters, Quantization, Rope, Skeleton, narrow, prediction_layers,
-    refuse_other_formulas, stored_dtype, wide,
+    ConfigError, Fields, Parameters, Quantization, Rope, Skeleton, first_dense_layers, narrow,
+    prediction_layers, refuse_other_formulas, stored_dtype, wide,
 };
 
 /// `config.json` of a `glm4_moe_lite` checkpoint, under the file's own names.
@@ -96,7 +96,7 @@ impl Config {
         let config = Self {
             hidden_size: fields.required_size("hidden_size")?,
             num_hidden_layers: fields.required_size("num_hidden_layers")?,
-            first_k_dense_replace: fields.count("first_k_dense_replace")?.unwrap_or(1),
+            first_k_dense_replace: first_dense_layers(fields)?,
             num_attention_heads,
             num_key_value_heads: fields.size("num_key_value_heads")?.unwrap_or(num_attention_heads),
             q_lora_rank: match fields.is_null("q_lora_rank") {
