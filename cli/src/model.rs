@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use glm_models::config::Config;
 use glm_runtime::Engine;
 use glm_runtime::hub::Wanted;
@@ -23,6 +23,8 @@ pub(crate) enum ModelChoice {
     Folder(PathBuf),
     /// `owner/name` on a hub.
     HubId(String),
+    /// A configuration alone: enough for a model with random weights.
+    ConfigFile(PathBuf),
 }
 
 impl ModelChoice {
@@ -36,9 +38,7 @@ impl ModelChoice {
             Some(name) if is_hub_id(name) && !name.starts_with('.') => {
                 Ok(Self::HubId(name.to_owned()))
             }
-            Some(name) if Path::new(name).exists() => {
-                bail!("model `{name}` is a file; give the folder it lies in")
-            }
+            Some(name) if Path::new(name).exists() => Ok(Self::ConfigFile(name.into())),
             Some(name) => {
                 bail!("model `{name}` is neither an existing folder nor a hub id (owner/name)")
             }
@@ -64,6 +64,7 @@ impl ModelChoice {
             Self::BuiltIn => builtin::NAME.to_owned(),
             Self::Folder(folder) => folder.display().to_string(),
             Self::HubId(id) => id.clone(),
+            Self::ConfigFile(file) => file.display().to_string(),
         }
     }
 
@@ -76,6 +77,7 @@ impl ModelChoice {
         Ok(match self {
             Self::BuiltIn => ModelFiles::from_embedded(&builtin::MODEL),
             Self::Folder(folder) => ModelFiles::open(folder),
+            Self::ConfigFile(_) => return Err(self.is_a_file()),
             Self::HubId(id) => {
                 let check = |folder: &Path| {
                     let config = read_config(folder)?;
@@ -89,21 +91,27 @@ impl ModelChoice {
     /// Its config.json with random weights, the same in every run; no weights are downloaded.
     fn open_dummy(&self, source: &SourceArgs) -> Result<ModelFiles> {
         const SEED: u64 = 1;
-        let folder = match self {
+        let place = match self {
             Self::BuiltIn => bail!("--load-format dummy wants a MODEL: the built-in one is here"),
-            Self::Folder(folder) => folder.clone(),
+            Self::Folder(path) | Self::ConfigFile(path) => path.clone(),
             Self::HubId(id) => download(id, source, Wanted::Description)?,
         };
         ui::note("weights: random (--load-format dummy); the answers mean nothing");
-        Ok(ModelFiles::open_random(&folder, SEED, &builtin::MODEL)?)
+        Ok(ModelFiles::open_random(&place, SEED, &builtin::MODEL)?)
     }
 
-    /// Its config.json, and the headers of its weights where they are on this machine: no
+    /// Its config.json, and the headers of its weights where they are on this machine and meant: no
     /// weights are downloaded.
-    pub(crate) fn describe(&self, source: &SourceArgs) -> Result<(Config, Option<Checkpoint>)> {
+    pub(crate) fn describe(
+        &self,
+        source: &SourceArgs,
+        load_format: LoadFormat,
+    ) -> Result<(Config, Option<Checkpoint>)> {
         let files = match self {
+            _ if load_format == LoadFormat::Dummy => self.open_dummy(source)?,
             Self::BuiltIn => ModelFiles::from_embedded(&builtin::MODEL)?,
             Self::Folder(folder) => ModelFiles::open(folder)?,
+            Self::ConfigFile(_) => return Err(self.is_a_file()),
             Self::HubId(id) => {
                 let folder = download(id, source, Wanted::Description)?;
                 return Ok((read_config(&folder)?, Checkpoint::open(&folder).ok()));
@@ -113,6 +121,10 @@ impl ModelChoice {
             WeightSource::Checkpoint(checkpoint) => (files.config, Some(checkpoint)),
             WeightSource::Random(_) => (files.config, None),
         })
+    }
+
+    fn is_a_file(&self) -> anyhow::Error {
+        anyhow!("model `{}` is a file; give the folder it lies in", self.name())
     }
 }
 
@@ -147,6 +159,7 @@ impl Sizes {
                 return Ok(Self { name: choice.name(), config, index_bytes: None });
             }
             ModelChoice::Folder(folder) => folder.clone(),
+            ModelChoice::ConfigFile(_) => return Err(choice.is_a_file()),
             ModelChoice::HubId(id) => download(id, source, Wanted::Sizes)?,
         };
         let (config, index_bytes) = (read_config(&folder)?, indexed_bytes(&folder)?);
@@ -171,9 +184,9 @@ mod tests {
         assert_eq!(ModelChoice::new(None)?, ModelChoice::BuiltIn);
         assert_eq!(ModelChoice::new(Some("glm-tiny"))?, ModelChoice::BuiltIn);
         assert_eq!(ModelChoice::new(Some("a/b"))?, ModelChoice::HubId("a/b".into()));
-        for wrong in
-            ["./nowhere", "/no/where", "plain", concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")]
-        {
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
+        assert_eq!(ModelChoice::new(Some(file))?, ModelChoice::ConfigFile(file.into()));
+        for wrong in ["./nowhere", "/no/where", "plain"] {
             assert!(ModelChoice::new(Some(wrong)).is_err(), "{wrong}");
         }
         Ok(())

@@ -90,6 +90,9 @@ impl Place {
         if self.config.fp8 != Fp8Choice::Auto && !in_fp8 {
             ui::warning("--fp8 has no effect: the weights are not FP8 (see --quant fp8)");
         }
+        if self.config.quant == QuantChoice::Fp8 && files.config.quantization().is_some() {
+            ui::note("--quant fp8 changes only what this FP8 checkpoint keeps in floats");
+        }
         let bar = ui::Bar::bytes("loading");
         let mut progress =
             |progress: LoadProgress| bar.set(progress.done_bytes, progress.total_bytes);

@@ -203,7 +203,8 @@ impl Plan {
     }
 
     /// Tokens per second of all `batch` sequences together that reading memory at `gb_per_s` on
-    /// each device allows: a bound from above, without computing, links between devices, or drafts.
+    /// each device allows: a bound from above, without computing, links between devices, or drafts. For
+    /// several sequences it assumes that tokens spread over the experts evenly.
     #[must_use]
     pub fn decode_bound(&self, layout: &Layout, batch: usize, gb_per_s: f64) -> f64 {
         batch as f64 * gb_per_s * 1e9 / self.step_bytes(layout, batch)

@@ -15,7 +15,7 @@ use glm_models::plan::{Demand, Plan};
 use glm_models::trace::Trace;
 use glm_models::weights::{Format, Loader, Quantise, StoredDtype};
 
-use crate::config::EngineConfig;
+use crate::config::{EngineConfig, QuantChoice};
 use crate::error::{EngineError, RequestError};
 use crate::kv::Blocks;
 use crate::load::{ModelFiles, WeightSource};
@@ -64,7 +64,12 @@ impl Engine {
         config: &EngineConfig,
         progress: &mut dyn FnMut(LoadProgress),
     ) -> Result<Self, EngineError> {
-        let (dtype, dtype_note) = choose_dtype(stored_dtype(&files), device, config)?;
+        let stored = stored_dtype(&files);
+        let (dtype, mut dtype_note) = choose_dtype(stored, device, config)?;
+        if dtype.size() > stored.size() && !in_fp8(&files.config, config) {
+            let twice = ", which takes twice the memory of the checkpoint";
+            dtype_note = dtype_note.map(|note| note + twice);
+        }
         check_memory(&files.config, device, dtype, config)?;
         let limit = files.config.max_position_embeddings();
         let context_length = config.max_context.unwrap_or(limit).clamp(1, limit);
@@ -336,6 +341,11 @@ fn choose_dtype(
     }
 }
 
+/// Whether most of the weights are kept in FP8.
+fn in_fp8(model: &Config, config: &EngineConfig) -> bool {
+    model.quantization().is_some() || config.quant == QuantChoice::Fp8
+}
+
 /// Dtype of the embedding: what the checkpoint as a whole is stored in.
 fn stored_dtype(files: &ModelFiles) -> DType {
     match files.weights.info("model.embed_tokens.weight").map(|info| info.dtype) {
@@ -377,7 +387,10 @@ fn check_memory(
         |dtype: DType, quantise| device.supports(dtype) && weights(dtype, quantise) <= present;
     Err(EngineError::Memory {
         needed: gigabytes(needed),
-        dtype: dtype.name(),
+        dtype: match in_fp8(model, config) {
+            true => format!("FP8 and {}", dtype.name()),
+            false => dtype.name().to_owned(),
+        },
         device: device.label(),
         present: gigabytes(present),
         hint: if fits(DType::BF16, quantise) {

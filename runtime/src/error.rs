@@ -27,8 +27,8 @@ pub enum EngineError {
     Memory {
         /// Size of the weights.
         needed: String,
-        /// Dtype they would be kept in.
-        dtype: &'static str,
+        /// What they would be kept in.
+        dtype: String,
         /// Device, as `cuda:0 (name)`.
         device: String,
         /// Memory of the device.

@@ -169,7 +169,7 @@ fn a_hub_model_needs_no_tokenizer() {
     let mut command = glm_command();
     command.env("HF_HUB_CACHE", cache.path()).args(["plan", "nobody/flash", "--gpu", "2xh200"]);
     let ended = ended(command.output().expect("glm starts"));
-    assert!(ended.stdout.contains("2 x H200 (141 GB each, 4800 GB/s)"), "{ended:?}");
+    assert!(ended.stdout.contains("2 x H200 (sold as 141 GB, "), "{ended:?}");
 }
 
 #[test]

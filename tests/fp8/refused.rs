@@ -150,6 +150,12 @@ fn weights_that_are_not_numbers() {
             EngineConfig { dtype: DtypeChoice::F32, allow_nan: true, ..EngineConfig::default() };
         model.load_on(&device, &config).expect("told to load it");
     }
+    let mut model = hub();
+    let scale = format!("{QUERY}.weight_scale");
+    let stored = model.tensors.get_mut(&scale).expect("there");
+    stored.bytes[1] |= 0x80;
+    refused(&model, &[&format!("`{scale}`"), "wanted none below 0"]);
+
     let mut model = Checkpoint::built_in();
     let stored = model.tensors.get_mut(&format!("{EXPERT}.weight")).expect("there");
     stored.bytes[..2].copy_from_slice(&0xff80u16.to_le_bytes());

@@ -36,7 +36,8 @@ pub(crate) struct PlanArgs {
     /// Kind and number of GPUs, as in 8xH100 or H200 (as many as needed)
     #[arg(long, value_name = "[N x] NAME", help_heading = "GPU")]
     pub(crate) gpu: Option<GpuChoice>,
-    /// Memory of each GPU, for kinds that are not known; --gpu 8x says how many
+    /// Usable memory of each GPU, in units of 10⁹ bytes, for kinds that are not known; --gpu 8x
+    /// says how many
     #[arg(long, value_name = "GB", value_parser = positive_wide, help_heading = "GPU")]
     pub(crate) gpu_memory: Option<f64>,
     /// Memory bandwidth of each GPU

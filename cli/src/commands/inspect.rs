@@ -22,7 +22,7 @@ pub(crate) fn inspect(args: &InspectArgs) -> Result<Outcome> {
     if let (Some(ids), Some(out)) = (&args.logits, &args.out) {
         return logits::forward(args, &model, ids, out);
     }
-    let (config, checkpoint) = model.describe(&args.source)?;
+    let (config, checkpoint) = model.describe(&args.source, args.engine.load_format)?;
     let all = checkpoint.as_ref().map(tensors);
     let facts = Facts::gather(&config, all.as_deref(), &args.engine);
     let tensors = args.tensors.then(|| {

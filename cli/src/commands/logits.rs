@@ -41,6 +41,13 @@ pub(crate) fn forward(
     let drafts = if args.mtp { engine.trace_drafts(&token_ids)? } else { Vec::new() };
     let mut records = engine.trace_forward(&token_ids, args.trace)?;
     records.extend(drafts);
+    for (name, record) in &records {
+        if let Values::F32(values) = &record.values
+            && values.iter().any(|value| !value.is_finite())
+        {
+            ui::warning(format!("{name} holds values that are NaN or infinite"));
+        }
+    }
     files::write(out, |file| write(file, &records))?;
     ui::note(format!(
         "wrote {} tensors for {} tokens to {}",

@@ -53,6 +53,12 @@ impl<'a> Fields<'a> {
         self.map.keys().map(|key| self.required_object(key)).collect()
     }
 
+    /// Whether this object has no key.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.map.is_empty()
+    }
+
     /// A list of whole numbers from 1.
     ///
     /// # Errors

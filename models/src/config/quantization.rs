@@ -124,6 +124,12 @@ fn compressed_tensors(block: &Fields<'_>) -> Result<Quantization, ConfigError> {
     {
         return Err(sparsity.invalid("format", quoted(format), "`dense`"));
     }
+    if let Some(transform) = block.object("transform_config")?
+        && !transform.is_empty()
+    {
+        let wanted = "null: rotated weights are not read";
+        return Err(block.invalid("transform_config", "an object", wanted));
+    }
     let groups = block.required_object("config_groups")?;
     let mut schemes = Vec::new();
     for group in groups.objects()? {
@@ -309,6 +315,7 @@ mod tests {
             "format": "float-quantized",
             "quantization_status": "compressed",
             "kv_cache_scheme": null,
+            "transform_config": {},
             "config_groups": {"group_0": {
                 "targets": ["Linear"],
                 "weights": scheme(false, "channel"),
@@ -370,6 +377,7 @@ mod tests {
         let group = "/config_groups/group_0";
         refused("/quant_method", json!("gptq"), "quantization_config.quant_method` is `gptq`");
         refused("/format", json!("nvfp4-pack-quantized"), "format` is `nvfp4-pack-quantized`");
+        refused("/transform_config", json!({"config_groups": {}}), "transform_config");
         refused("/kv_cache_scheme", json!({"num_bits": 8}), "kv_cache_scheme");
         refused(&format!("{group}/targets"), json!(["re:.*mlp.*"]), "targets` is `re:.*mlp.*`");
         refused(&format!("{group}/weights/num_bits"), json!(4), "weights.num_bits` is 4, wanted 8");

@@ -49,6 +49,14 @@ pub enum LoadError {
         /// What would be accepted.
         wanted: String,
     },
+    /// A scale that no quantisation makes.
+    #[error("tensor `{name}`: a scale is {found}, wanted none below 0: the file is damaged")]
+    Scale {
+        /// Full name.
+        name: String,
+        /// The scale.
+        found: f32,
+    },
     /// A matrix is FP8, and the configuration says that it is not.
     #[error("tensor `{name}`: F8_E4M3 in the file, but by config.json {why}")]
     NotQuantised {

@@ -224,7 +224,11 @@ impl Weights<'_> {
         let mut values = HostBuffer::new(burn::tensor::DType::F32, grid.iter().product());
         let whole: Vec<Range<usize>> = found.iter().map(|length| 0..*length).collect();
         self.append(&mut values, name, &found, &whole)?;
-        Ok(Scales { values: values.into_f32(), columns: grid[1], block })
+        let values = values.into_f32();
+        match values.iter().find(|scale| **scale < 0.0) {
+            None => Ok(Scales { values, columns: grid[1], block }),
+            Some(found) => Err(LoadError::Scale { name: self.full_name(name), found: *found }),
+        }
     }
 }
 

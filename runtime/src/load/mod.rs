@@ -9,7 +9,7 @@
 use std::borrow::Cow;
 use std::fs;
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use glm_models::config::Config;
 use glm_models::weights::{RandomWeights, TensorInfo, TensorSource};
@@ -124,19 +124,24 @@ impl ModelFiles {
         Self::assemble(folder, &texts, |_| Checkpoint::open(folder).map(WeightSource::Checkpoint))
     }
 
-    /// Opens a folder that needs to hold nothing but `config.json`, with random weights instead of
-    /// the files: for timing a model without its download. Where there is no tokenizer, that of
+    /// Opens a folder that needs to hold nothing but `config.json`, or such a file under any name,
+    /// with random weights instead of the files: for timing a model without its download. Where there is no tokenizer, that of
     /// `stand_in` and its chat template take its place.
     ///
     /// # Errors
     /// As [`open`](Self::open), but for the weights.
     pub fn open_random(
-        folder: &Path,
+        model: &Path,
         seed: u64,
         stand_in: &EmbeddedModel,
     ) -> Result<Self, CheckpointError> {
-        error::check_folder(folder)?;
-        let texts = Texts::in_folder(folder, Some(stand_in))?;
+        let (folder, texts) = if model.is_file() {
+            let folder = model.parent().unwrap_or(Path::new(""));
+            (folder, Texts::of_configuration(model, stand_in)?)
+        } else {
+            error::check_folder(model)?;
+            (model, Texts::in_folder(model, Some(stand_in))?)
+        };
         Self::assemble(folder, &texts, |config| {
             Ok(WeightSource::Random(RandomWeights::of(config, seed)))
         })
@@ -158,7 +163,7 @@ impl ModelFiles {
         weights: impl FnOnce(&Config) -> Result<WeightSource, CheckpointError>,
     ) -> Result<Self, CheckpointError> {
         let text_error = |error| texts.error(folder, error);
-        let config = Config::from_json(&texts.config, &folder.join(CONFIG))?;
+        let config = Config::from_json(&texts.config, &texts.config_path)?;
         let generation = texts.generation_config.as_deref();
         let generation = GenerationDefaults::read(generation, &config, folder)?;
         let tokenizer = Tokenizer::from_bytes(&texts.tokenizer).map_err(text_error)?;
@@ -209,6 +214,7 @@ impl std::fmt::Debug for EmbeddedModel {
 
 /// The small files' contents.
 struct Texts<'a> {
+    config_path: PathBuf,
     config: Cow<'a, str>,
     generation_config: Option<Cow<'a, str>>,
     tokenizer: Cow<'a, [u8]>,
@@ -219,6 +225,7 @@ struct Texts<'a> {
 impl<'a> Texts<'a> {
     fn embedded(model: &EmbeddedModel) -> Self {
         Texts {
+            config_path: Path::new("built-in").join(CONFIG),
             config: model.config.into(),
             generation_config: Some(model.generation_config.into()),
             tokenizer: model.tokenizer.into(),
@@ -230,21 +237,37 @@ impl<'a> Texts<'a> {
     /// The files of `folder`; where it holds no tokenizer, all about text is `stand_in`'s.
     fn in_folder(folder: &Path, stand_in: Option<&EmbeddedModel>) -> Result<Self, CheckpointError> {
         let read = |file| optional(folder, file).map(|text| text.map(Cow::Owned));
-        let config = required(folder, CONFIG)?.into();
+        let (config_path, config) = (folder.join(CONFIG), required(folder, CONFIG)?.into());
         let generation_config = read(GENERATION_CONFIG)?;
         if let Some(stand_in) = stand_in
             && optional(folder, TOKENIZER)?.is_none()
         {
-            return Ok(Texts { config, generation_config, ..Texts::embedded(stand_in) });
+            let stand_in = Texts::embedded(stand_in);
+            return Ok(Texts { config_path, config, generation_config, ..stand_in });
         }
         // An empty file would make every prompt empty.
         let chat_template = read(CHAT_TEMPLATE)?.filter(|text| !text.trim().is_empty());
         Ok(Texts {
+            config_path,
             config,
             generation_config,
             tokenizer: required(folder, TOKENIZER)?.into_bytes().into(),
             tokenizer_config: read(TOKENIZER_CONFIG)?,
             chat_template,
+        })
+    }
+
+    /// The file `config`, whatever its name, and nothing of what lies beside it.
+    fn of_configuration(config: &Path, stand_in: &EmbeddedModel) -> Result<Self, CheckpointError> {
+        let text = read(config)?.ok_or_else(|| CheckpointError::Read {
+            path: config.to_owned(),
+            source: ErrorKind::NotFound.into(),
+        })?;
+        Ok(Texts {
+            config_path: config.to_owned(),
+            config: text.into(),
+            generation_config: None,
+            ..Texts::embedded(stand_in)
         })
     }
 
@@ -269,10 +292,16 @@ fn required(folder: &Path, file: &'static str) -> Result<String, CheckpointError
 }
 
 fn optional(folder: &Path, file: &str) -> Result<Option<String>, CheckpointError> {
-    let path = links::file_in(folder, file)?;
-    match fs::read_to_string(&path) {
-        Ok(text) => Ok(Some(text)),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(CheckpointError::Read { path, source }),
+    read(&links::file_in(folder, file)?)
+}
+
+/// The text of a file; `None` where there is none. What is no file, a pipe say, would never end.
+fn read(path: &Path) -> Result<Option<String>, CheckpointError> {
+    let error = |source| CheckpointError::Read { path: path.to_owned(), source };
+    match fs::metadata(path) {
+        Ok(found) if found.is_file() => fs::read_to_string(path).map(Some).map_err(error),
+        Ok(_) => Err(error(std::io::Error::other("not a regular file"))),
+        Err(missing) if missing.kind() == ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(error(source)),
     }
 }

@@ -44,6 +44,24 @@ fn open_changed(
     ModelFiles::open(folder.path()).map_err(|error| message(&error, folder.path()))
 }
 
+/// A pipe would be waited for without an end.
+#[test]
+fn what_is_no_file_is_not_read() {
+    for name in ["config.json", "tokenizer.json", "generation_config.json"] {
+        let folder = folder(&[(SINGLE, &file(&[("a", 1)]))]);
+        for (small, contents) in small_files() {
+            fs::write(folder.path().join(small), contents.to_string()).expect("writable");
+        }
+        let path = folder.path().join(name);
+        // Absent in the first place, for the optional one.
+        let _ = fs::remove_file(&path);
+        fs::create_dir(&path).expect("a folder");
+        let error = ModelFiles::open(folder.path()).expect_err(name);
+        let wanted = format!("DIR/{name}: cannot be read: not a regular file");
+        assert_eq!(message(&error, folder.path()), wanted);
+    }
+}
+
 #[test]
 fn model_folder_with_the_least_files() {
     let files = open_changed(|_| {}).expect("opens");

@@ -98,7 +98,8 @@ fn on_gpus(verdict: &Verdict, report: &Report) -> String {
         Some(bandwidth) => format!(", {bandwidth} GB/s"),
         None => String::new(),
     };
-    let each = format!("{} ({} GB each{bandwidth})", gpu.name, gpu.stated_gb);
+    let usable = decimal_bytes(gpu.usable_bytes);
+    let each = format!("{} (sold as {} GB, {usable} usable{bandwidth})", gpu.name, gpu.stated_gb);
     let mut page = String::new();
     let mut line = |what: &str, value: String| page += &format!("{what:16}{value}\n");
     match verdict.machine.count {
@@ -107,7 +108,7 @@ fn on_gpus(verdict: &Verdict, report: &Report) -> String {
     }
     let needed = match verdict.devices_needed {
         Some(needed) => format!("needs {needed} of them"),
-        None => "does not fit on any number of them that it divides over".to_owned(),
+        None => "does not fit on any number of them up to 128 that it divides over".to_owned(),
     };
     let answer = match (verdict.fits, verdict.machine.count) {
         (true, Some(_)) => format!("yes; {needed}"),
@@ -154,7 +155,8 @@ fn on_gpus(verdict: &Verdict, report: &Report) -> String {
 
 const BOUND: &str = "\
 The speed is a bound, not a forecast: the time to read weights and cache once a step at the full
-context, without computing, links between GPUs, or drafts.
+context, without computing, links between GPUs, or drafts. Of several sequences together it takes
+tokens to spread over the experts evenly.
 ";
 
 fn divided_note(devices: usize) -> &'static str {
