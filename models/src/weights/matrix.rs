@@ -1,5 +1,6 @@
 use std::ops::Range;
 
+use burn::tensor::DType;
 use glm_backends::weight::Weight;
 
 use super::host::HostBuffer;
@@ -184,15 +185,8 @@ impl Weights<'_> {
 
     /// The scales that belong to the stored FP8 matrix `matrix`, whole.
     fn scales(&self, piece: &Piece, matrix: &str) -> Result<Scales, LoadError> {
-        let stem = piece.name.strip_suffix(".weight").unwrap_or(match piece.name.as_str() {
-            "weight" => "",
-            other => other,
-        });
-        let beside = |name: &str| match stem {
-            "" => name.to_owned(),
-            stem => format!("{stem}.{name}"),
-        };
-        let names = [beside("weight_scale"), beside("weight_scale_inv")];
+        let stem = piece.name.strip_suffix("weight").unwrap_or(&piece.name);
+        let names = ["weight_scale", "weight_scale_inv"].map(|name| format!("{stem}{name}"));
         let Some(name) = names.iter().find(|name| self.has(name)) else {
             let scale = self.full_name(&names[0]);
             return Err(LoadError::NoScale { name: matrix.to_owned(), scale });
@@ -218,10 +212,11 @@ impl Weights<'_> {
             ScaleLayout::Tensor => [out, input],
             ScaleLayout::Block(block) => block,
         };
-        if !piece.part[1].start.is_multiple_of(block[1]) {
+        let blocks = matches!(quantization.scales, ScaleLayout::Block(_));
+        if blocks && !piece.part[1].start.is_multiple_of(block[1]) {
             return Err(self.indivisible(&piece.name, &piece.shape));
         }
-        let mut values = HostBuffer::new(burn::tensor::DType::F32, grid.iter().product());
+        let mut values = HostBuffer::new(DType::F32, grid.iter().product());
         let whole: Vec<Range<usize>> = found.iter().map(|length| 0..*length).collect();
         self.append(&mut values, name, &found, &whole)?;
         let values = values.into_f32();

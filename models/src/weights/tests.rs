@@ -124,3 +124,53 @@ fn what_nothing_read_is_refused_by_name_unless_ignored() {
         "the checkpoint has 1 tensor more than config.json calls for: `a.v`"
     );
 }
+
+/// An FP8 matrix of 2 x 8 ones, with a scale for each row.
+struct Quantised;
+
+impl TensorSource for Quantised {
+    fn names(&self) -> Vec<String> {
+        vec!["weight".into(), "weight_scale".into()]
+    }
+
+    fn info(&self, name: &str) -> Option<TensorInfo> {
+        match name {
+            "weight" => Some(TensorInfo { dtype: StoredDtype::F8E4M3, shape: vec![2, 8] }),
+            "weight_scale" => Some(TensorInfo { dtype: StoredDtype::F32, shape: vec![2, 1] }),
+            _ => None,
+        }
+    }
+
+    fn bytes(&self, name: &str) -> Option<&[u8]> {
+        match name {
+            "weight" => Some(&[0x38; 16]),
+            _ => Some(&[0, 0, 0x80, 0x3f, 0, 0, 0, 0x40]),
+        }
+    }
+
+    fn release(&self, _name: &str) {}
+}
+
+#[test]
+#[cfg(feature = "cpu")]
+fn a_rank_reads_its_part_of_an_fp8_matrix() {
+    let config = serde_json::json!({"quantization_config": {
+        "quant_method": "compressed-tensors", "format": "float-quantized",
+        "config_groups": {"group_0": {"targets": ["Linear"], "weights": {
+            "num_bits": 8, "type": "float", "strategy": "channel"}}}
+    }});
+    let fields = crate::config::Fields::new(config.as_object().unwrap(), "config.json".as_ref());
+    let quantization = crate::config::Quantization::read(&fields).unwrap();
+    let (device, progress) = (Device::flex(), |_| ());
+    for (split, shape, wanted) in [
+        (Split::Row, [2, 4], vec![1., 1., 1., 1., 2., 2., 2., 2.]),
+        (Split::Column, [1, 8], vec![2.; 8]),
+    ] {
+        let format = Format { quantization: quantization.clone(), ..Format::plain(DType::F32) };
+        let loader = Loader::new(&Quantised, &device, Rank::new(1, 2), format, &progress);
+        let weight = loader.root().weight("weight", [2, 8], split, OnLoad::Quantise).unwrap();
+        assert_eq!(weight.dims(), shape);
+        assert_eq!(values(weight.dense(DType::F32)), wanted);
+        loader.finish(|_| false).expect("both were read");
+    }
+}
