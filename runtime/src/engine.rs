@@ -10,16 +10,16 @@ use glm_backends::kv::KvPool;
 use glm_backends::ranks::Rank;
 use glm_models::config::Config;
 use glm_models::forward::SequenceInput;
-use glm_models::model::{Model, Parts};
-use glm_models::plan::{Demand, Plan};
+use glm_models::model::Model;
 use glm_models::trace::Trace;
-use glm_models::weights::{Format, Loader, Quantise, StoredDtype};
+use glm_models::weights::{Format, Loader};
 
-use crate::config::{EngineConfig, QuantChoice};
+use crate::config::EngineConfig;
 use crate::error::{EngineError, RequestError};
 use crate::kv::Blocks;
 use crate::load::{ModelFiles, WeightSource};
 use crate::output::Output;
+use crate::placement::{check_memory, choose_dtype, in_fp8, stored_dtype};
 use crate::request::{Completion, Event, Finish, Request, Timings};
 use crate::runner::Runner;
 use crate::sampler::Sampler;
@@ -317,90 +317,4 @@ pub(crate) fn planned(sequence: &Sequence, count: usize) -> SequenceInput {
         computed: sequence.computed,
         pages: sequence.pages.clone(),
     }
-}
-
-/// The dtype to keep the model in, and a note where it is not the checkpoint's.
-fn choose_dtype(
-    stored: DType,
-    device: &OpenDevice,
-    config: &EngineConfig,
-) -> Result<(DType, Option<String>), EngineError> {
-    match config.dtype.dtype() {
-        None => Ok(device.auto_float(stored)),
-        Some(dtype) if device.supports(dtype) => Ok((dtype, None)),
-        Some(dtype) => {
-            let known = [DType::F32, DType::BF16, DType::F16];
-            let has: Vec<_> =
-                known.into_iter().filter(|d| device.supports(*d)).map(|d| d.name()).collect();
-            Err(EngineError::Dtype {
-                device: device.label(),
-                wanted: dtype.name(),
-                has: has.join(", "),
-            })
-        }
-    }
-}
-
-/// Whether most of the weights are kept in FP8.
-fn in_fp8(model: &Config, config: &EngineConfig) -> bool {
-    model.quantization().is_some() || config.quant == QuantChoice::Fp8
-}
-
-/// Dtype of the embedding: what the checkpoint as a whole is stored in.
-fn stored_dtype(files: &ModelFiles) -> DType {
-    match files.weights.info("model.embed_tokens.weight").map(|info| info.dtype) {
-        Some(StoredDtype::F16) => DType::F16,
-        Some(StoredDtype::F32) => DType::F32,
-        _ => DType::BF16,
-    }
-}
-
-/// Refuses a model whose weights are larger than all the memory of the device, before anything is
-/// read.
-fn check_memory(
-    model: &Config,
-    device: &OpenDevice,
-    dtype: DType,
-    config: &EngineConfig,
-) -> Result<(), EngineError> {
-    let Some(present) = device.memory().total else { return Ok(()) };
-    let weights = |dtype: DType, quantise: Quantise| {
-        let demand = Demand {
-            dtype,
-            quantise,
-            kv_value_bytes: dtype.size(),
-            mtp: config.parts == Parts::MainAndMtp,
-            context: 1,
-            batch: 1,
-            prefill_chunk: config.prefill_chunk,
-            max_scores: MAX_SCORES,
-        };
-        Plan::new(model, demand).weights_bytes()
-    };
-    let quantise = config.quant.quantise();
-    let needed = weights(dtype, quantise);
-    if needed <= present {
-        return Ok(());
-    }
-    let gigabytes = |bytes: u64| format!("{:.1} GB", bytes as f64 / 1e9);
-    let fits =
-        |dtype: DType, quantise| device.supports(dtype) && weights(dtype, quantise) <= present;
-    Err(EngineError::Memory {
-        needed: gigabytes(needed),
-        dtype: match in_fp8(model, config) {
-            true => format!("FP8 and {}", dtype.name()),
-            false => dtype.name().to_owned(),
-        },
-        device: device.label(),
-        present: gigabytes(present),
-        hint: if fits(DType::BF16, quantise) {
-            ", or --dtype bf16"
-        } else if fits(dtype, Quantise::Fp8) {
-            ", or --quant fp8"
-        } else if fits(DType::BF16, Quantise::Fp8) {
-            ", or --quant fp8 --dtype bf16"
-        } else {
-            ""
-        },
-    })
 }

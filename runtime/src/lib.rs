@@ -6,8 +6,9 @@
 //! - [`hub`]: from a hub id to a model folder
 //! - [`text`]: tokenizer, chat template, text while it streams
 //!
-//! Inside: `kv` and `sequence` are plain integers and know no tensor; `runner` turns their plans
-//! into a step on the device; `sampler` chooses the next token there.
+//! Inside: `placement` settles dtype and memory; `kv` and `sequence` are plain integers and know no
+//! tensor; `runner` turns their plans into a step on the device; `sampler` chooses the next token
+//! there.
 
 pub mod config;
 pub mod engine;
@@ -16,6 +17,7 @@ pub mod hub;
 mod kv;
 pub mod load;
 mod output;
+mod placement;
 mod probe;
 pub mod request;
 mod runner;

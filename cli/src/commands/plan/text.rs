@@ -117,7 +117,12 @@ fn on_gpus(verdict: &Verdict, report: &Report) -> String {
     };
     line("fits", format!("{answer}, for {}", sequences(demand.batch, demand.context)));
     let Some(on) = &verdict.divided else { return page };
-    line("split", split(on));
+    let idle = verdict.machine.count.map_or(0, |count| count.saturating_sub(on.layout.devices));
+    let idle = match idle {
+        0 => String::new(),
+        idle => format!("; {idle} of them idle"),
+    };
+    line("split", split(on) + &idle);
     line(
         "each device",
         format!(
@@ -173,6 +178,9 @@ fn split(on: &Divided) -> String {
     }
     let attention = match layout.groups {
         1 => format!("attention and dense layers over all {}", layout.devices),
+        _ if layout.tensor == 1 => {
+            "attention and dense layers whole on each, with its own sequences".to_owned()
+        }
         groups => format!(
             "attention and dense layers over {} ({groups} copies, each with its own sequences)",
             layout.tensor

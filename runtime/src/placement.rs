@@ -1,0 +1,99 @@
+//! In what dtype a model is kept on a device, and whether the device can hold it.
+
+use burn::tensor::DType;
+use glm_backends::device::OpenDevice;
+use glm_models::config::Config;
+use glm_models::model::Parts;
+use glm_models::plan::{Demand, Plan};
+use glm_models::weights::{Quantise, StoredDtype};
+
+use crate::config::{EngineConfig, QuantChoice};
+use crate::engine::MAX_SCORES;
+use crate::error::EngineError;
+use crate::load::ModelFiles;
+
+/// The dtype to keep the model in, and a note where it is not the checkpoint's.
+pub(crate) fn choose_dtype(
+    stored: DType,
+    device: &OpenDevice,
+    config: &EngineConfig,
+) -> Result<(DType, Option<String>), EngineError> {
+    match config.dtype.dtype() {
+        None => Ok(device.auto_float(stored)),
+        Some(dtype) if device.supports(dtype) => Ok((dtype, None)),
+        Some(dtype) => {
+            let known = [DType::F32, DType::BF16, DType::F16];
+            let has: Vec<_> =
+                known.into_iter().filter(|d| device.supports(*d)).map(|d| d.name()).collect();
+            Err(EngineError::Dtype {
+                device: device.label(),
+                wanted: dtype.name(),
+                has: has.join(", "),
+            })
+        }
+    }
+}
+
+/// Whether most of the weights are kept in FP8.
+pub(crate) fn in_fp8(model: &Config, config: &EngineConfig) -> bool {
+    model.quantization().is_some() || config.quant == QuantChoice::Fp8
+}
+
+/// Dtype of the embedding: what the checkpoint as a whole is stored in.
+pub(crate) fn stored_dtype(files: &ModelFiles) -> DType {
+    match files.weights.info("model.embed_tokens.weight").map(|info| info.dtype) {
+        Some(StoredDtype::F16) => DType::F16,
+        Some(StoredDtype::F32) => DType::F32,
+        _ => DType::BF16,
+    }
+}
+
+/// Refuses a model whose weights are larger than all the memory of the device, before anything is
+/// read.
+pub(crate) fn check_memory(
+    model: &Config,
+    device: &OpenDevice,
+    dtype: DType,
+    config: &EngineConfig,
+) -> Result<(), EngineError> {
+    let Some(present) = device.memory().total else { return Ok(()) };
+    let weights = |dtype: DType, quantise: Quantise| {
+        let demand = Demand {
+            dtype,
+            quantise,
+            kv_value_bytes: dtype.size(),
+            mtp: config.parts == Parts::MainAndMtp,
+            context: 1,
+            batch: 1,
+            prefill_chunk: config.prefill_chunk,
+            max_scores: MAX_SCORES,
+        };
+        Plan::new(model, demand).weights_bytes()
+    };
+    let quantise = config.quant.quantise();
+    let needed = weights(dtype, quantise);
+    if needed <= present {
+        return Ok(());
+    }
+    let gigabytes = |bytes: u64| format!("{:.1} GB", bytes as f64 / 1e9);
+    let fits =
+        |dtype: DType, quantise| device.supports(dtype) && weights(dtype, quantise) <= present;
+    Err(EngineError::Memory {
+        needed: gigabytes(needed),
+        dtype: match in_fp8(model, config) {
+            true => format!("FP8 and {}", dtype.name()),
+            false => dtype.name().to_owned(),
+        },
+        device: device.label(),
+        present: gigabytes(present),
+        hint: if fits(DType::BF16, quantise) {
+            ", or --dtype bf16"
+        } else if fits(dtype, Quantise::Fp8) {
+            ", or --quant fp8"
+        } else if fits(DType::BF16, Quantise::Fp8) {
+            ", or --quant fp8 --dtype bf16"
+        } else {
+            ""
+        },
+    })
+}
