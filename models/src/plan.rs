@@ -336,10 +336,7 @@ fn stored_in_fp8(group: &TensorGroup, config: &Config) -> u128 {
     if group.form != Form::Matrix {
         return 0;
     }
-    let is_quantised = |layer: &usize| {
-        let name = group.name(*layer, 0);
-        !quantization.ignores(name.strip_suffix(".weight").unwrap_or(&name))
-    };
+    let is_quantised = |layer: &usize| !quantization.ignores(&group.name(*layer, 0));
     wide(group.layers.clone().filter(is_quantised).count()) * wide(group.experts)
 }
 

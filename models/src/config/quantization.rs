@@ -59,9 +59,11 @@ impl Quantization {
         Ok(None)
     }
 
-    /// Whether the block leaves a module, such as `model.layers.3.mlp.gate`, as it is.
+    /// Whether the block leaves a module, such as `model.layers.3.mlp.gate`, as it is; the name of
+    /// its `weight` stands for the module.
     #[must_use]
-    pub fn ignores(&self, module: &str) -> bool {
+    pub fn ignores(&self, name: &str) -> bool {
+        let module = name.strip_suffix(".weight").unwrap_or(name);
         self.ignored.iter().any(|pattern| pattern.matches(module))
     }
 }
@@ -334,6 +336,7 @@ mod tests {
         for (module, ignored) in [
             ("lm_head", true),
             ("model.layers.0.mlp.gate", true),
+            ("model.layers.0.mlp.gate.weight", true),
             ("model.layers.0.mlp.gate_proj", false),
             ("model.layers.10.mlp.gate", false),
             ("model.layers.92.shared_head.head", true),

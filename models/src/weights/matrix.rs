@@ -155,7 +155,7 @@ impl Weights<'_> {
         let Some(quantization) = &format.quantization else {
             return Err(LoadError::NotQuantised { name: name(), why: "no matrix is quantised" });
         };
-        if quantization.ignores(module(&name())) {
+        if quantization.ignores(&name()) {
             let why = "this module is in the ignore list of quantization_config";
             return Err(LoadError::NotQuantised { name: name(), why });
         }
@@ -194,26 +194,23 @@ impl Weights<'_> {
         let quantization = self.loader.format.quantization.as_ref().expect("checked by `kept`");
         let [out, input] = [piece.shape[0], piece.shape[1]];
         let found = self.info(name)?.shape;
-        let (grid, wanted) = match quantization.scales {
-            ScaleLayout::Channel => ([out, 1], vec![vec![out, 1], vec![out]]),
-            ScaleLayout::Tensor => ([1, 1], vec![vec![], vec![1], vec![1, 1]]),
-            ScaleLayout::Block([rows, columns]) => {
-                let grid = [out.div_ceil(rows), input.div_ceil(columns)];
-                (grid, vec![grid.to_vec()])
-            }
+        let block = match quantization.scales {
+            ScaleLayout::Channel => [1, input],
+            ScaleLayout::Tensor => [out, input],
+            ScaleLayout::Block(block) => block,
+        };
+        let grid = [out.div_ceil(block[0]), input.div_ceil(block[1])];
+        let wanted = match quantization.scales {
+            ScaleLayout::Channel => vec![grid.to_vec(), vec![out]],
+            ScaleLayout::Tensor => vec![vec![], vec![1], grid.to_vec()],
+            ScaleLayout::Block(_) => vec![grid.to_vec()],
         };
         if !wanted.contains(&found) {
             let wanted: Vec<String> = wanted.iter().map(|shape| format!("{shape:?}")).collect();
             let name = self.full_name(name);
             return Err(LoadError::ScaleShape { name, found, wanted: wanted.join(" or ") });
         }
-        let block = match quantization.scales {
-            ScaleLayout::Channel => [1, input],
-            ScaleLayout::Tensor => [out, input],
-            ScaleLayout::Block(block) => block,
-        };
-        let blocks = matches!(quantization.scales, ScaleLayout::Block(_));
-        if blocks && !piece.part[1].start.is_multiple_of(block[1]) {
+        if grid[1] > 1 && !piece.part[1].start.is_multiple_of(block[1]) {
             return Err(self.indivisible(&piece.name, &piece.shape));
         }
         let mut values = HostBuffer::new(DType::F32, grid.iter().product());
@@ -225,9 +222,4 @@ impl Weights<'_> {
             Some(found) => Err(LoadError::Scale { name: self.full_name(name), found: *found }),
         }
     }
-}
-
-/// The module that a tensor belongs to.
-fn module(tensor: &str) -> &str {
-    tensor.strip_suffix(".weight").unwrap_or(tensor)
 }

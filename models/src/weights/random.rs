@@ -36,9 +36,8 @@ impl RandomWeights {
             _ => StoredDtype::Bf16,
         };
         let quantised = |entry: &TensorEntry| {
-            let module = entry.name.strip_suffix(".weight").unwrap_or(&entry.name);
             entry.form == Form::Matrix
-                && config.quantization().is_some_and(|block| !block.ignores(module))
+                && config.quantization().is_some_and(|block| !block.ignores(&entry.name))
         };
         let tensor = |entry: TensorEntry| {
             let dtype = match entry.form {
