@@ -176,3 +176,44 @@ impl fmt::Display for DtypeChoice {
         })
     }
 }
+
+/// What the KV cache is stored in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum KvDtypeChoice {
+    /// The dtype of the computation.
+    #[default]
+    Auto,
+    /// bfloat16.
+    Bf16,
+    /// IEEE half precision.
+    F16,
+    /// IEEE single precision.
+    F32,
+    /// E4M3 with a scale for each token and head, or each latent.
+    Fp8,
+}
+
+/// How many tokens the multi-token-prediction layer drafts ahead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum DraftChoice {
+    /// As many as pay off, by measured acceptance and step cost; perhaps none.
+    #[default]
+    Auto,
+    /// Always this many, 0 to [`DraftChoice::MOST`].
+    Fixed(usize),
+}
+
+impl DraftChoice {
+    /// Most drafts in a step.
+    pub const MOST: usize = 4;
+}
+
+/// What follows a panic on the engine's thread, once all requests in flight have failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnPanic {
+    /// Go on with an empty cache and new requests.
+    #[default]
+    Restart,
+    /// Refuse all further requests.
+    Stop,
+}

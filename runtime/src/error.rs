@@ -55,6 +55,40 @@ pub enum EngineError {
     Text(#[from] TextError),
 }
 
+/// Why a request that was accepted has no answer. Other requests go on.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum Failure {
+    /// The model computed infinities or what is no number.
+    #[error(
+        "the logits are not finite: the weights are damaged, or their products too large for {dtype}"
+    )]
+    NotFinite {
+        /// Dtype of the computation.
+        dtype: &'static str,
+    },
+    /// The mask of the request refused, allowed nothing, or panicked.
+    #[error("the token mask of the request failed: {reason}")]
+    Mask {
+        /// What it said.
+        reason: String,
+    },
+    /// Generated ids without a text.
+    #[error("the answer has no text: {reason}")]
+    Text {
+        /// What the tokenizer said.
+        reason: String,
+    },
+    /// The engine's thread panicked while the request was in flight.
+    #[error("the engine failed: {reason}")]
+    Engine {
+        /// The panic's message.
+        reason: String,
+    },
+    /// The engine was shut down, or had stopped before.
+    #[error("the engine has shut down")]
+    ShutDown,
+}
+
 /// What is wrong with a request.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum RequestError {

@@ -1,25 +1,88 @@
 //! What is asked of the engine, and what comes back.
 
 use std::fmt;
+use std::time::Instant;
 
-use crate::error::RequestError;
+use crate::error::{Failure, RequestError};
 use crate::load::GenerationDefaults;
+use crate::step::TokenSet;
 
 /// A prompt to continue.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug)]
 pub struct Request {
     /// Token ids.
     pub prompt: Vec<u32>,
     /// How tokens are chosen.
     pub sampling: SamplingParams,
+    /// Answers to the same prompt, each with draws of its own; 1 to [`Request::MAX_CHOICES`].
+    pub n: usize,
     /// Texts that end the answer; they are not part of it.
     pub stop_strings: Vec<String>,
     /// Token ids that end the answer besides the model's own.
     pub stop_token_ids: Vec<u32>,
+    /// Token ids in a row that never occur in the answer.
+    pub bad_words: Vec<Vec<u32>>,
     /// Most tokens to generate; what the context has room for when `None`.
     pub max_tokens: Option<usize>,
+    /// Tokens before which no end token is chosen and no stop text counts.
+    pub min_tokens: usize,
     /// Go on past the model's own end tokens.
     pub ignore_eos: bool,
+    /// Most tokens of thinking; then `</think>` is forced.
+    pub thinking_budget: Option<usize>,
+    /// Report log-probabilities of the answer's tokens, and of this many of the most probable.
+    pub logprobs: Option<usize>,
+    /// The same for the tokens of the prompt from the second on.
+    pub prompt_logprobs: Option<usize>,
+    /// Higher is served first; a request gains by waiting.
+    pub priority: i32,
+    /// Ends the request, with what it has by then.
+    pub deadline: Option<Instant>,
+    /// Cached prefixes are shared between requests of the same salt only.
+    pub cache_salt: Vec<u8>,
+    /// Says which tokens may come next: one for each answer.
+    pub masks: Vec<Box<dyn TokenMask>>,
+}
+
+impl Request {
+    /// Most answers to one prompt.
+    pub const MAX_CHOICES: usize = 128;
+    /// Most log-probabilities of other tokens.
+    pub const MAX_LOGPROBS: usize = 20;
+
+    /// A request with nothing but a prompt and how tokens are chosen.
+    pub fn new(prompt: Vec<u32>, sampling: SamplingParams) -> Self {
+        Request {
+            prompt,
+            sampling,
+            n: 1,
+            stop_strings: Vec::new(),
+            stop_token_ids: Vec::new(),
+            bad_words: Vec::new(),
+            max_tokens: None,
+            min_tokens: 0,
+            ignore_eos: false,
+            thinking_budget: None,
+            logprobs: None,
+            prompt_logprobs: None,
+            priority: 0,
+            deadline: None,
+            cache_salt: Vec::new(),
+            masks: Vec::new(),
+        }
+    }
+}
+
+/// Which tokens an answer may go on with: the hook for structured output.
+///
+/// It is asked on the engine's thread, before each token that is chosen, and must be quick.
+pub trait TokenMask: Send + fmt::Debug {
+    /// Adds to `allowed`, which comes empty, every token that may follow `output`. `output` may
+    /// end in drafts that are dropped later: the next call may come with a shorter one.
+    ///
+    /// # Errors
+    /// Ends the request with this text. So does a set that stays empty.
+    fn allowed(&mut self, output: &[u32], allowed: &mut TokenSet) -> Result<(), String>;
 }
 
 /// How a token is chosen from the logits.
@@ -120,9 +183,10 @@ impl SamplingParams {
     }
 }
 
-/// What happens while a request is answered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Event<'a> {
+/// What happens while a request is answered. After each answer's `Finished`, or one `Failed` for
+/// all of them, nothing comes any more.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
     /// More of the prompt is computed.
     Prompt {
         /// Prompt tokens computed so far.
@@ -130,19 +194,47 @@ pub enum Event<'a> {
         /// Prompt tokens in all.
         total: usize,
     },
+    /// Log-probabilities of the prompt's tokens from the second on, before the first token.
+    PromptLogprobs(Vec<TokenLogprobs>),
     /// A token was chosen.
     Token {
+        /// Which of the `n` answers.
+        choice: usize,
         /// Its id.
         id: u32,
         /// The text that became certain by it; empty while a character is unfinished or a stop
         /// text may be on its way.
-        text: &'a str,
+        text: String,
+        /// Where they were asked for.
+        logprobs: Option<TokenLogprobs>,
     },
-    /// The answer ended without an end token or a stop text, and this was still held back.
-    Rest {
-        /// The text.
-        text: &'a str,
+    /// An answer ended.
+    Finished {
+        /// Which of the `n` answers.
+        choice: usize,
+        /// What was still held back of its text.
+        text: String,
+        /// Why it ended.
+        finish: Finish,
+        /// The end token, where one ended it.
+        stop_token: Option<u32>,
+        /// What it took.
+        timings: Timings,
     },
+    /// The request failed: no answer of it goes on.
+    Failed(Failure),
+}
+
+/// Log-probability of a token, and of the most probable ones in its place: of the model's own
+/// distribution, before temperature, penalties, bias and masks.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TokenLogprobs {
+    /// The token.
+    pub id: u32,
+    /// Natural logarithm of its probability.
+    pub logprob: f32,
+    /// The most probable tokens, the best first, as many as were asked for.
+    pub top: Vec<(u32, f32)>,
 }
 
 /// Why an answer ended.
@@ -154,6 +246,8 @@ pub enum Finish {
     Length,
     /// The receiver of the events broke off.
     Aborted,
+    /// The deadline passed.
+    Deadline,
 }
 
 impl fmt::Display for Finish {
@@ -162,6 +256,7 @@ impl fmt::Display for Finish {
             Finish::Stop => "stop",
             Finish::Length => "length",
             Finish::Aborted => "aborted",
+            Finish::Deadline => "deadline",
         })
     }
 }
@@ -171,6 +266,8 @@ impl fmt::Display for Finish {
 pub struct Timings {
     /// Tokens of the prompt.
     pub prompt_tokens: usize,
+    /// Those of them that were cached already.
+    pub cached_tokens: usize,
     /// Time to compute them.
     pub prompt_seconds: f64,
     /// Tokens generated after the first.
@@ -179,6 +276,10 @@ pub struct Timings {
     pub decode_seconds: f64,
     /// Time from the request to the first token.
     pub time_to_first_token_seconds: f64,
+    /// Drafts that were verified.
+    pub drafted_tokens: usize,
+    /// Those of them that became part of the answer.
+    pub accepted_tokens: usize,
 }
 
 /// A whole answer.
