@@ -149,14 +149,7 @@ fn damaged_weights_are_said_instead_of_sampled() {
 }
 
 fn request(prompt: Vec<u32>) -> Request {
-    Request {
-        prompt,
-        sampling: SamplingParams::greedy(),
-        stop_strings: Vec::new(),
-        stop_token_ids: Vec::new(),
-        max_tokens: None,
-        ignore_eos: true,
-    }
+    Request { ignore_eos: true, ..Request::new(prompt, SamplingParams::greedy()) }
 }
 
 fn original() -> Vec<(String, TensorRecord)> {

@@ -239,13 +239,8 @@ fn lengths(golden: &Golden) -> Vec<usize> {
 }
 
 fn greedy(engine: &mut Engine, prompt: Vec<u32>, tokens: usize) -> Vec<u32> {
-    let request = Request {
-        prompt,
-        sampling: SamplingParams::greedy(),
-        stop_strings: Vec::new(),
-        stop_token_ids: Vec::new(),
-        max_tokens: Some(tokens),
-        ignore_eos: true,
-    };
+    let sampling = SamplingParams::greedy();
+    let request =
+        Request { max_tokens: Some(tokens), ignore_eos: true, ..Request::new(prompt, sampling) };
     engine.generate(&request, &mut |_| ControlFlow::Continue(())).expect("generate").token_ids
 }

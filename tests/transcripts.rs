@@ -75,14 +75,8 @@ pub(crate) fn compare(engine: &mut Engine, cases: &[Value], recorded: &str) {
 }
 
 fn generate(engine: &mut Engine, prompt: Vec<u32>) -> glm_runtime::Completion {
-    let request = Request {
-        prompt,
-        sampling: SamplingParams::greedy(),
-        stop_strings: Vec::new(),
-        stop_token_ids: Vec::new(),
-        max_tokens: Some(400),
-        ignore_eos: false,
-    };
+    let request =
+        Request { max_tokens: Some(400), ..Request::new(prompt, SamplingParams::greedy()) };
     engine.generate(&request, &mut |_| ControlFlow::Continue(())).expect("generate")
 }
 

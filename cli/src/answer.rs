@@ -42,17 +42,18 @@ pub(crate) fn answer(
                 let bar = prompt_bar.get_or_insert_with(|| ui::Bar::tokens("reading the prompt"));
                 bar.set(computed as u64, total as u64);
             }
-            Event::Token { text, .. } | Event::Rest { text } => {
+            Event::Token { text, .. } | Event::Finished { text, .. } => {
                 prompt_bar = None;
                 let parts = match &mut splitter {
-                    None => vec![Part::Text(text.to_owned())],
-                    Some(splitter) => splitter.push(text),
+                    None => vec![Part::Text(text)],
+                    Some(splitter) => splitter.push(&text),
                 };
                 // Text that was held back may still come after a failure.
                 if shown.is_ok() {
                     shown = parts.iter().try_for_each(|part| collected.add(part, show));
                 }
             }
+            Event::PromptLogprobs(_) | Event::Failed(_) => {}
         }
         match shown.is_err() || answering.stop_asked() {
             true => ControlFlow::Break(()),

@@ -142,12 +142,10 @@ pub(crate) fn request(args: &RunArgs, model: &ModelChoice, files: &ModelFiles) -
         bail!("stop-token is {id}, wanted a token id below {vocab_size}");
     }
     Ok(Request {
-        prompt: Vec::new(),
-        sampling,
         stop_strings: stop.clone(),
         stop_token_ids: stop_token.clone(),
         max_tokens: max_tokens.or(files.generation.max_new_tokens),
-        ignore_eos: false,
+        ..Request::new(Vec::new(), sampling)
     })
 }
 

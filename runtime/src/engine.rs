@@ -137,7 +137,7 @@ impl Engine {
     pub fn generate(
         &mut self,
         request: &Request,
-        on_event: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
+        on_event: &mut dyn FnMut(Event) -> ControlFlow<()>,
     ) -> Result<Completion, EngineError> {
         self.check_request(request)?;
         let mut sequence = Sequence::new(request.prompt.clone());
@@ -170,7 +170,7 @@ impl Engine {
         &mut self,
         request: &Request,
         sequence: &mut Sequence,
-        on_event: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
+        on_event: &mut dyn FnMut(Event) -> ControlFlow<()>,
     ) -> Result<Completion, EngineError> {
         let started = Instant::now();
         let vocab_size = self.files.config.vocab_size();
@@ -207,11 +207,13 @@ impl Engine {
             if self.ends(request, id) {
                 stop_token = Some(id);
                 // The end token is told, but has no text.
-                let _ = on_event(Event::Token { id, text: output.finish() });
+                let text = output.finish().to_owned();
+                let _ = on_event(Event::Token { choice: 0, id, text, logprobs: None });
                 break Finish::Stop;
             }
             let (text, stopped) = output.push(id)?;
-            let flow = on_event(Event::Token { id, text });
+            let text = text.to_owned();
+            let flow = on_event(Event::Token { choice: 0, id, text, logprobs: None });
             if stopped {
                 break Finish::Stop;
             }
@@ -222,12 +224,11 @@ impl Engine {
         let token_ids = sequence.tokens.split_off(prompt_tokens);
         timings.decode_tokens = token_ids.len().saturating_sub(1);
         timings.decode_seconds = started.elapsed().as_secs_f64() - timings.prompt_seconds;
-        if finish != Finish::Stop {
-            let text = output.finish();
-            if !text.is_empty() {
-                let _ = on_event(Event::Rest { text });
-            }
-        }
+        let text = match finish {
+            Finish::Stop => String::new(),
+            _ => output.finish().to_owned(),
+        };
+        let _ = on_event(Event::Finished { choice: 0, text, finish, stop_token, timings });
         Ok(Completion { token_ids, text: output.into_text(), finish, stop_token, timings })
     }
 
@@ -237,7 +238,7 @@ impl Engine {
         &mut self,
         sequence: &mut Sequence,
         mut fed: Option<Tensor<1, Int>>,
-        on_event: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
+        on_event: &mut dyn FnMut(Event) -> ControlFlow<()>,
     ) -> Option<Tensor<2>> {
         loop {
             let count = self.chunk(sequence);

@@ -23,10 +23,17 @@ pub mod request;
 mod runner;
 mod sampler;
 mod sequence;
+mod step;
 pub mod text;
 
-pub use config::{DtypeChoice, EngineConfig, Fp8Choice, QuantChoice};
+pub use config::{
+    DraftChoice, DtypeChoice, EngineConfig, Fp8Choice, KvDtypeChoice, OnPanic, QuantChoice,
+};
 pub use engine::{Engine, LoadProgress};
-pub use error::{EngineError, RequestError};
+pub use error::{EngineError, Failure, RequestError};
 pub use glm_models::trace::{TensorRecord, Values};
-pub use request::{Completion, Event, Finish, Request, SamplingParams, Timings};
+pub use request::{
+    Completion, Event, Finish, MaskState, Request, SamplingParams, Timings, TokenLogprobs,
+    TokenMask,
+};
+pub use step::TokenSet;

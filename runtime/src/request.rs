@@ -1,6 +1,7 @@
 //! What is asked of the engine, and what comes back.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Instant;
 
 use crate::error::{Failure, RequestError};
@@ -8,7 +9,7 @@ use crate::load::GenerationDefaults;
 use crate::step::TokenSet;
 
 /// A prompt to continue.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Request {
     /// Token ids.
     pub prompt: Vec<u32>,
@@ -40,8 +41,8 @@ pub struct Request {
     pub deadline: Option<Instant>,
     /// Cached prefixes are shared between requests of the same salt only.
     pub cache_salt: Vec<u8>,
-    /// Says which tokens may come next: one for each answer.
-    pub masks: Vec<Box<dyn TokenMask>>,
+    /// Says which tokens may come next.
+    pub mask: Option<Arc<dyn TokenMask>>,
 }
 
 impl Request {
@@ -68,15 +69,20 @@ impl Request {
             priority: 0,
             deadline: None,
             cache_salt: Vec::new(),
-            masks: Vec::new(),
+            mask: None,
         }
     }
 }
 
-/// Which tokens an answer may go on with: the hook for structured output.
-///
-/// It is asked on the engine's thread, before each token that is chosen, and must be quick.
-pub trait TokenMask: Send + fmt::Debug {
+/// Which tokens answers may go on with: the hook for structured output.
+pub trait TokenMask: Send + Sync + fmt::Debug {
+    /// The state of one answer.
+    fn start(&self) -> Box<dyn MaskState>;
+}
+
+/// Which tokens one answer may go on with. It is asked on the engine's thread, before each token
+/// that is chosen, and must be quick.
+pub trait MaskState: Send + fmt::Debug {
     /// Adds to `allowed`, which comes empty, every token that may follow `output`. `output` may
     /// end in drafts that are dropped later: the next call may come with a shorter one.
     ///

@@ -238,7 +238,7 @@ impl Session {
                 ui::note("the answer was cut off: --max-tokens or the context is reached");
                 Next::Prompt
             }
-            Finish::Stop => Next::Prompt,
+            Finish::Stop | Finish::Deadline => Next::Prompt,
         })
     }
 }
