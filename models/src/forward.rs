@@ -109,11 +109,27 @@ impl ForwardBatch {
         write(&mut self.tables.lengths, rows.lengths);
     }
 
-    /// Takes the token ids of the first rows from the sampler's output instead of the host:
-    /// `sampled [n]` with `n` at most the number of rows.
-    pub fn feed(&mut self, sampled: Tensor<1, Int>) {
-        let [count] = sampled.dims();
-        self.token_ids.inplace(|ids| ids.slice_assign(s![0..count], sampled));
+    /// Takes token ids that lie on the device already, `[tokens]`.
+    pub fn set_token_ids(&mut self, token_ids: Tensor<1, Int>) {
+        self.token_ids.inplace(|held| held.slice_assign(s![..], token_ids));
+    }
+
+    /// Moves every sequence on by `shift [sequences]` positions, at most to `last`: its rows,
+    /// its length and where it writes. The host need not know how far.
+    pub fn shift(&mut self, shift: Tensor<1, Int>, last: usize) {
+        let PageTables { sequences, positions, block_tables, lengths, .. } = &mut self.tables;
+        let page_size = self.page_size as i64;
+        let [_, width] = block_tables.dims();
+        let live = &self.live;
+        let by_row = shift.clone().select(0, sequences.clone()) * live.clone();
+        positions.inplace(|held| (held + by_row).clamp_max(last as i64));
+        lengths.inplace(|held| (held + shift).clamp_max(last as i64 + 1));
+        let entry = positions.clone().div_scalar(page_size).clamp_max(width as i64 - 1)
+            + sequences.clone() * width as i64;
+        let page = block_tables.clone().reshape([-1]).select(0, entry);
+        let slots = page * page_size + positions.clone().remainder_scalar(page_size);
+        let padding = live.clone().equal_elem(0);
+        self.slots.inplace(|held| slots.mask_where(padding, held));
     }
 }
 
@@ -215,15 +231,44 @@ mod tests {
         assert_eq!(rows.lengths, [5, 1, 0, 0]);
     }
 
+    /// A batch that is shifted on the device equals one that the host fills with the sums.
     #[test]
     #[cfg(feature = "cpu")]
-    fn sampled_ids_replace_the_hosts() {
+    fn a_shift_is_what_the_host_would_have_filled() {
+        let device = Device::flex();
+        let shape = BatchShape { tokens: 4, sequences: 4, pages: 4 };
+        let inputs = |by: [usize; 2]| {
+            [
+                SequenceInput { tokens: vec![1, 2], computed: 2 + by[0], pages: vec![5, 2, 3] },
+                SequenceInput { tokens: vec![3], computed: 7 + by[1], pages: vec![7, 4, 6] },
+            ]
+        };
+        let mut shifted = ForwardBatch::new(shape, 4, &device);
+        shifted.fill(&inputs([0, 0]));
+        shifted.shift(Tensor::from_data([3, 1, 0, 0], &device), 100);
+        let mut filled = ForwardBatch::new(shape, 4, &device);
+        filled.fill(&inputs([3, 1]));
+        let read = |batch: &ForwardBatch| {
+            [&batch.slots, &batch.tables.positions, &batch.tables.lengths]
+                .map(|tensor| tensor.to_data().try_to_vec_as::<i64>().unwrap())
+        };
+        assert_eq!(read(&shifted), read(&filled));
+
+        // No further than the last position there is.
+        shifted.shift(Tensor::from_data([9, 9, 0, 0], &device), 8);
+        assert_eq!(read(&shifted)[1], [8, 8, 8, 0]);
+        assert_eq!(read(&shifted)[2], [9, 9, 0, 0]);
+    }
+
+    #[test]
+    #[cfg(feature = "cpu")]
+    fn token_ids_of_the_device_replace_the_hosts() {
         let device = Device::flex();
         let shape = BatchShape { tokens: 4, sequences: 1, pages: 1 };
         let mut batch = ForwardBatch::new(shape, 4, &device);
         batch.fill(&[SequenceInput { tokens: vec![1, 2], computed: 0, pages: vec![1] }]);
-        batch.feed(Tensor::from_data([9], &device));
+        batch.set_token_ids(Tensor::from_data([9, 8, 7, 0], &device));
         let ids = batch.token_ids.to_data().try_to_vec_as::<i64>().unwrap();
-        assert_eq!(ids, [9, 2, 0, 0]);
+        assert_eq!(ids, [9, 8, 7, 0]);
     }
 }

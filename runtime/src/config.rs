@@ -7,8 +7,10 @@ use burn::tensor::DType;
 use glm_models::model::Parts;
 use glm_models::weights::{Fp8Numerics, Quantise};
 
+use crate::error::EngineError;
+
 /// Choices for a loaded model.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct EngineConfig {
     /// Dtype of weights, activations and cache.
     pub dtype: DtypeChoice,
@@ -24,6 +26,78 @@ pub struct EngineConfig {
     pub quant: QuantChoice,
     /// Whether NaN and infinite weights are taken as they are.
     pub allow_nan: bool,
+    /// What the KV cache is stored in.
+    pub kv_dtype: KvDtypeChoice,
+    /// Share of the device's memory that weights and cache may take, above 0 and at most 1; 0.9,
+    /// and half of what is free for the cache on the CPU, when `None`.
+    pub memory_fraction: Option<f64>,
+    /// Sequences that are computed at once, 1 to [`EngineConfig::MOST_SEQUENCES`].
+    pub max_batch: usize,
+    /// Tokens that the multi-token-prediction layer drafts ahead.
+    pub drafts: DraftChoice,
+    /// Bit for bit the same answer to the same request, whatever else is computed: every sequence
+    /// is computed by itself, in steps of a fixed shape.
+    pub deterministic: bool,
+    /// Whether prompts that begin alike share what was computed for the first of them.
+    pub prefix_cache: bool,
+    /// What follows a panic on the engine's thread.
+    pub on_panic: OnPanic,
+    /// Steps that are launched before the oldest of them is read, 1 or 2; what suits the device
+    /// when `None`.
+    pub steps_in_flight: Option<usize>,
+    /// Wait for the device after each part of a step, so that [`Stats`](crate::Stats) can tell
+    /// where the time goes; costs speed on GPUs.
+    pub profile: bool,
+}
+
+impl EngineConfig {
+    /// Most sequences that are computed at once.
+    pub const MOST_SEQUENCES: usize = 1024;
+
+    /// Checks every number.
+    ///
+    /// # Errors
+    /// [`EngineError::Config`] for the first that is out of range.
+    pub fn validate(&self) -> Result<(), EngineError> {
+        let check = |ok: bool, name, found: String, wanted: String| match ok {
+            true => Ok(()),
+            false => Err(EngineError::Config { name, found, wanted }),
+        };
+        let most = EngineConfig::MOST_SEQUENCES;
+        let count = |most: usize| format!("a number from 1 to {most}");
+        check(
+            (1..=most).contains(&self.max_batch),
+            "max-batch",
+            self.max_batch.to_string(),
+            count(most),
+        )?;
+        check(
+            (1..=1 << 20).contains(&self.prefill_chunk),
+            "prefill-chunk",
+            self.prefill_chunk.to_string(),
+            count(1 << 20),
+        )?;
+        check(
+            self.max_context.is_none_or(|context| context >= 2),
+            "max-context",
+            self.max_context.unwrap_or_default().to_string(),
+            "at least 2 tokens".into(),
+        )?;
+        let fraction = self.memory_fraction.unwrap_or(1.0);
+        check(
+            fraction > 0.0 && fraction <= 1.0,
+            "memory-fraction",
+            fraction.to_string(),
+            "a number above 0 and at most 1".into(),
+        )?;
+        let DraftChoice::Fixed(drafts) = self.drafts else { return Ok(()) };
+        check(
+            drafts <= DraftChoice::MOST,
+            "drafts",
+            drafts.to_string(),
+            format!("auto or a number from 0 to {}", DraftChoice::MOST),
+        )
+    }
 }
 
 impl Default for EngineConfig {
@@ -36,6 +110,15 @@ impl Default for EngineConfig {
             fp8: Fp8Choice::Auto,
             quant: QuantChoice::None,
             allow_nan: false,
+            kv_dtype: KvDtypeChoice::Auto,
+            memory_fraction: None,
+            max_batch: 32,
+            drafts: DraftChoice::Auto,
+            deterministic: false,
+            prefix_cache: true,
+            on_panic: OnPanic::Restart,
+            steps_in_flight: None,
+            profile: false,
         }
     }
 }
@@ -216,4 +299,76 @@ pub enum OnPanic {
     Restart,
     /// Refuse all further requests.
     Stop,
+}
+
+impl FromStr for KvDtypeChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "auto" => Ok(KvDtypeChoice::Auto),
+            "bf16" => Ok(KvDtypeChoice::Bf16),
+            "f16" => Ok(KvDtypeChoice::F16),
+            "f32" => Ok(KvDtypeChoice::F32),
+            "fp8" => Ok(KvDtypeChoice::Fp8),
+            other => Err(format!("`{other}` is not known, wanted auto, bf16, f16, f32 or fp8")),
+        }
+    }
+}
+
+impl fmt::Display for KvDtypeChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            KvDtypeChoice::Auto => "auto",
+            KvDtypeChoice::Bf16 => "bf16",
+            KvDtypeChoice::F16 => "f16",
+            KvDtypeChoice::F32 => "f32",
+            KvDtypeChoice::Fp8 => "fp8",
+        })
+    }
+}
+
+impl FromStr for DraftChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let wanted = || format!("`{text}` is not known, wanted auto or 0 to {}", Self::MOST);
+        match text {
+            "auto" => Ok(DraftChoice::Auto),
+            number => {
+                let drafts = number.parse().ok().filter(|drafts| *drafts <= Self::MOST);
+                drafts.map(DraftChoice::Fixed).ok_or_else(wanted)
+            }
+        }
+    }
+}
+
+impl fmt::Display for DraftChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            DraftChoice::Auto => f.write_str("auto"),
+            DraftChoice::Fixed(drafts) => write!(f, "{drafts}"),
+        }
+    }
+}
+
+impl FromStr for OnPanic {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "restart" => Ok(OnPanic::Restart),
+            "stop" => Ok(OnPanic::Stop),
+            other => Err(format!("`{other}` is not known, wanted restart or stop")),
+        }
+    }
+}
+
+impl fmt::Display for OnPanic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            OnPanic::Restart => "restart",
+            OnPanic::Stop => "stop",
+        })
+    }
 }

@@ -2,8 +2,6 @@
 
 use glm_models::weights::LoadError;
 
-use crate::text::TextError;
-
 /// Why the engine could not load or answer.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
@@ -36,23 +34,48 @@ pub enum EngineError {
         /// What else may help, with its own punctuation.
         hint: &'static str,
     },
-    /// The model computed infinities or what is no number.
+    /// The device has no room for the cache besides the weights.
     #[error(
-        "the logits are not finite: the weights are damaged, or their products too large for {dtype}"
+        "{device} has {present} left for the KV cache and {tokens} tokens take {needed}: raise \
+         --memory-fraction ({fraction}), or choose a smaller --max-context or --kv-dtype fp8"
     )]
-    NotFinite {
-        /// Dtype of the computation.
-        dtype: &'static str,
+    Cache {
+        /// Device, as `cuda:0 (name)`.
+        device: String,
+        /// Memory that may be used.
+        present: String,
+        /// Tokens of one page.
+        tokens: usize,
+        /// What they take.
+        needed: String,
+        /// Share of the memory that may be used.
+        fraction: f64,
     },
+    /// A choice for the engine out of range.
+    #[error("{name} is {found}, wanted {wanted}")]
+    Config {
+        /// Name of the choice.
+        name: &'static str,
+        /// Its value.
+        found: String,
+        /// What it may be.
+        wanted: String,
+    },
+    /// The system gave no thread.
+    #[error("cannot start the engine's thread: {reason}")]
+    Thread {
+        /// What the system said.
+        reason: String,
+    },
+    /// A request that failed on its way.
+    #[error(transparent)]
+    Failed(#[from] Failure),
     /// Drafts of a model that has no layer for them.
     #[error("the checkpoint has no multi-token-prediction layer")]
     NoDrafts,
     /// A request that cannot be answered.
     #[error(transparent)]
     Request(#[from] RequestError),
-    /// Token ids without a text.
-    #[error(transparent)]
-    Text(#[from] TextError),
 }
 
 /// Why a request that was accepted has no answer. Other requests go on.
@@ -124,5 +147,21 @@ pub enum RequestError {
         found: String,
         /// What it may be.
         wanted: &'static str,
+    },
+    /// Another parameter out of range.
+    #[error("{name} is {found}, wanted {wanted}")]
+    Parameter {
+        /// Name of the parameter.
+        name: &'static str,
+        /// Its value.
+        found: String,
+        /// What it may be.
+        wanted: String,
+    },
+    /// The engine takes no requests any more.
+    #[error("the engine has stopped: {reason}")]
+    Stopped {
+        /// Why it stopped.
+        reason: String,
     },
 }

@@ -11,29 +11,36 @@
 //! there.
 
 pub mod config;
+mod core;
+mod draft;
 pub mod engine;
 pub mod error;
+mod handoff;
 pub mod hub;
 mod kv;
 pub mod load;
+pub mod null;
 mod output;
 mod placement;
-mod probe;
 pub mod request;
 mod runner;
 mod sampler;
+mod scheduler;
 mod sequence;
+mod start;
+pub mod stats;
 mod step;
 pub mod text;
 
 pub use config::{
     DraftChoice, DtypeChoice, EngineConfig, Fp8Choice, KvDtypeChoice, OnPanic, QuantChoice,
 };
-pub use engine::{Engine, LoadProgress};
+pub use engine::{Engine, EngineLimits, EventStream, LoadProgress};
 pub use error::{EngineError, Failure, RequestError};
 pub use glm_models::trace::{TensorRecord, Values};
 pub use request::{
     Completion, Event, Finish, MaskState, Request, SamplingParams, Timings, TokenLogprobs,
     TokenMask,
 };
+pub use stats::Stats;
 pub use step::TokenSet;

@@ -1,7 +1,7 @@
 //! In what dtype a model is kept on a device, and whether the device can hold it.
 
 use burn::tensor::DType;
-use glm_backends::device::OpenDevice;
+use glm_backends::device::{BackendKind, Memory, OpenDevice};
 use glm_models::config::Config;
 use glm_models::model::Parts;
 use glm_models::plan::{Demand, Plan};
@@ -11,6 +11,9 @@ use crate::config::{EngineConfig, QuantChoice};
 use crate::engine::MAX_SCORES;
 use crate::error::EngineError;
 use crate::load::ModelFiles;
+
+/// Tokens of the cache on a device that does not say how much memory is free.
+const UNKNOWN_MEMORY_TOKENS: usize = 1 << 14;
 
 /// The dtype to keep the model in, and a note where it is not the checkpoint's.
 pub(crate) fn choose_dtype(
@@ -96,4 +99,38 @@ pub(crate) fn check_memory(
             ""
         },
     })
+}
+
+/// How many pages the cache gets, the sink included: what memory allows, and no more than
+/// `max_batch` sequences of `context` tokens can use.
+pub(crate) fn cache_pages(
+    device: &OpenDevice,
+    config: &EngineConfig,
+    page_bytes: usize,
+    page_size: usize,
+    context: usize,
+) -> Result<usize, EngineError> {
+    // The sink, and of each sequence a page that is begun.
+    let useful = 1 + config.max_batch * (context.div_ceil(page_size) + 1);
+    let Memory { total, free } = device.memory();
+    let fraction = config.memory_fraction.unwrap_or(0.9);
+    let room = match (device.kind, total, free) {
+        // The CPU shares its memory with everything else.
+        (BackendKind::Cpu, _, Some(free)) => free as f64 * config.memory_fraction.unwrap_or(0.5),
+        (_, Some(total), Some(free)) => free as f64 - (1.0 - fraction) * total as f64,
+        // What is free is not known: a cache of a fixed size.
+        _ => (UNKNOWN_MEMORY_TOKENS / page_size * page_bytes) as f64,
+    };
+    let pages = (room.max(0.0) as u64 / page_bytes as u64).min(useful as u64) as usize;
+    let gigabytes = |bytes: f64| format!("{:.3} GB", bytes.max(0.0) / 1e9);
+    if pages < 2 {
+        return Err(EngineError::Cache {
+            device: device.label(),
+            present: gigabytes(room),
+            tokens: 2 * page_size,
+            needed: gigabytes(2.0 * page_bytes as f64),
+            fraction,
+        });
+    }
+    Ok(pages)
 }

@@ -74,6 +74,52 @@ impl Request {
     }
 }
 
+impl Request {
+    /// Checks every value by itself, for a vocabulary of `vocab_size` tokens.
+    ///
+    /// # Errors
+    /// [`RequestError`] for the first value out of range.
+    pub fn validate(&self, vocab_size: usize) -> Result<(), RequestError> {
+        self.sampling.validate()?;
+        let check = |ok: bool, name, found: String, wanted: String| match ok {
+            true => Ok(()),
+            false => Err(RequestError::Parameter { name, found, wanted }),
+        };
+        let most = Request::MAX_CHOICES;
+        let choices = (1..=most).contains(&self.n);
+        check(choices, "n", self.n.to_string(), format!("a number from 1 to {most}"))?;
+        for (name, asked) in [("logprobs", self.logprobs), ("prompt-logprobs", self.prompt_logprobs)]
+        {
+            let (asked, most) = (asked.unwrap_or_default(), Request::MAX_LOGPROBS);
+            check(asked <= most, name, asked.to_string(), format!("a number from 0 to {most}"))?;
+        }
+        check(
+            self.max_tokens != Some(0),
+            "max-tokens",
+            "0".into(),
+            "at least 1, or none for what the context holds".into(),
+        )?;
+        let most = self.max_tokens.unwrap_or(usize::MAX);
+        check(
+            self.min_tokens <= most,
+            "min-tokens",
+            self.min_tokens.to_string(),
+            format!("at most max-tokens, which is {most}"),
+        )?;
+        let id = |name, id: u32| {
+            let wanted = format!("a token id below {vocab_size}");
+            check((id as usize) < vocab_size, name, id.to_string(), wanted)
+        };
+        self.stop_token_ids.iter().try_for_each(|stop| id("stop-token", *stop))?;
+        self.sampling.logit_bias.iter().try_for_each(|(bias, _)| id("logit-bias", *bias))?;
+        self.bad_words.iter().flatten().try_for_each(|word| id("bad-words", *word))?;
+        let empty = self.bad_words.iter().any(Vec::is_empty);
+        check(!empty, "bad-words", "an empty one".into(), "at least one token each".into())?;
+        let empty = self.stop_strings.iter().any(String::is_empty);
+        check(!empty, "stop", "an empty text".into(), "at least one character".into())
+    }
+}
+
 /// Which tokens answers may go on with: the hook for structured output.
 pub trait TokenMask: Send + Sync + fmt::Debug {
     /// The state of one answer.
@@ -274,7 +320,9 @@ pub struct Timings {
     pub prompt_tokens: usize,
     /// Those of them that were cached already.
     pub cached_tokens: usize,
-    /// Time to compute them.
+    /// Time until the first of them was computed.
+    pub queue_seconds: f64,
+    /// Time from then on to the first token of the answer.
     pub prompt_seconds: f64,
     /// Tokens generated after the first.
     pub decode_tokens: usize,

@@ -98,6 +98,13 @@ impl TokenSet {
         }
     }
 
+    /// Takes an id out.
+    pub fn remove(&mut self, id: u32) {
+        if let Some(word) = self.words.get_mut(id as usize / 32) {
+            *word &= !(1 << (id % 32));
+        }
+    }
+
     /// Whether the set holds `id`.
     pub fn contains(&self, id: u32) -> bool {
         self.words.get(id as usize / 32).is_some_and(|word| word >> (id % 32) & 1 == 1)
@@ -135,6 +142,19 @@ pub(crate) struct SlotState<'a> {
 pub(crate) struct StepResult {
     /// One for each share of the plan, in its order.
     pub(crate) shares: Vec<ShareResult>,
+    /// How long its parts took.
+    pub(crate) seconds: StepSeconds,
+}
+
+/// How long the parts of a step took on the host, or on the device where the executor waits.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(crate) struct StepSeconds {
+    /// Hidden states.
+    pub(crate) forward: f64,
+    /// Logits of the last rows, choice of tokens, acceptance of drafts.
+    pub(crate) sampling: f64,
+    /// New drafts, and the cache of the layer that makes them.
+    pub(crate) drafting: f64,
 }
 
 /// What came of a share.

@@ -1,0 +1,390 @@
+//! The engine's thread: schedule, launch, collect, commit, emit.
+
+mod admit;
+mod answer;
+mod constraints;
+
+use std::collections::{HashMap, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use crate::config::{DraftChoice, OnPanic};
+use crate::draft::DraftPolicy;
+use crate::error::Failure;
+use crate::handoff::{Mailbox, StreamSender};
+use crate::request::{Event, Finish};
+use crate::scheduler::Scheduler;
+use crate::stats::{Pages, Stats};
+use crate::step::{Executor, SequenceId, SlotState, StepPlan};
+use crate::text::Tokenizer;
+pub(crate) use admit::Submission;
+use answer::{Answer, Next};
+pub(crate) use constraints::panic_message;
+
+/// What other threads ask of the engine's.
+pub(crate) enum Command<E> {
+    /// Answer a request that was checked.
+    Submit(Box<Submission>),
+    /// Something to do between two steps, with a reply of its own.
+    Job(Box<dyn FnOnce(&mut E) + Send>),
+    /// Fail what is in flight and end.
+    ShutDown,
+}
+
+/// What the core is told of model and engine.
+#[derive(Debug)]
+pub(crate) struct CoreConfig {
+    pub(crate) tokenizer: Tokenizer,
+    pub(crate) dtype: &'static str,
+    pub(crate) drafts: DraftChoice,
+    /// A layer for drafts was loaded.
+    pub(crate) can_draft: bool,
+    /// Steps that are launched before the oldest of them is collected, 1 or 2.
+    pub(crate) steps_in_flight: usize,
+    pub(crate) on_panic: OnPanic,
+}
+
+/// Everything that the engine's thread owns.
+pub(crate) struct Core<E> {
+    executor: E,
+    scheduler: Scheduler,
+    new_scheduler: Box<dyn Fn() -> Scheduler + Send>,
+    policy: DraftPolicy,
+    mailbox: Mailbox<Command<E>, String>,
+    answers: HashMap<SequenceId, Answer>,
+    groups: HashMap<u64, Group>,
+    in_flight: VecDeque<InFlight>,
+    next_id: u64,
+    shared: Arc<Mutex<Stats>>,
+    stats: Stats,
+    /// When the device last ran out of work, while there was some to be launched.
+    idle_since: Option<Instant>,
+    last_collect: Option<Instant>,
+    config: CoreConfig,
+}
+
+/// The answers to one request.
+struct Group {
+    sender: StreamSender<Event>,
+    open: Vec<SequenceId>,
+    deadline: Option<Instant>,
+}
+
+/// A step that was launched and not collected.
+struct InFlight {
+    plan: StepPlan,
+    launched: Instant,
+}
+
+impl<E: Executor> Core<E> {
+    pub(crate) fn new(
+        executor: E,
+        new_scheduler: Box<dyn Fn() -> Scheduler + Send>,
+        mailbox: Mailbox<Command<E>, String>,
+        shared: Arc<Mutex<Stats>>,
+        config: CoreConfig,
+    ) -> Self {
+        Core {
+            executor,
+            scheduler: new_scheduler(),
+            new_scheduler,
+            policy: DraftPolicy::new(),
+            mailbox,
+            answers: HashMap::new(),
+            groups: HashMap::new(),
+            in_flight: VecDeque::new(),
+            next_id: 0,
+            shared,
+            stats: Stats::default(),
+            idle_since: None,
+            last_collect: None,
+            config,
+        }
+    }
+
+    /// Serves until the last handle is gone, or until a panic that `on_panic` makes the last.
+    /// Returns why it cannot go on, in the second case.
+    pub(crate) fn run(&mut self) -> Option<String> {
+        loop {
+            let panic = match catch_unwind(AssertUnwindSafe(|| self.serve())) {
+                Ok(()) => {
+                    self.fail_all(&Failure::ShutDown);
+                    return None;
+                }
+                Err(panic) => panic_message(&*panic),
+            };
+            self.fail_all(&Failure::Engine { reason: panic.clone() });
+            if self.config.on_panic == OnPanic::Stop {
+                return Some(panic);
+            }
+            let restarted = catch_unwind(AssertUnwindSafe(|| {
+                self.executor.reset();
+                self.scheduler = (self.new_scheduler)();
+                self.policy = DraftPolicy::new();
+            }));
+            if let Err(again) = restarted {
+                return Some(format!("{panic}; restarting: {}", panic_message(&*again)));
+            }
+            self.stats.restarts += 1;
+            self.publish();
+        }
+    }
+
+    /// Fails what is queued and refuses what comes later.
+    pub(crate) fn close(&mut self, reason: &str) {
+        for command in self.mailbox.close(reason.to_owned()) {
+            if let Command::Submit(submission) = command {
+                submission.sender.send(Event::Failed(Failure::Engine { reason: reason.into() }));
+            }
+        }
+    }
+
+    fn serve(&mut self) {
+        loop {
+            let idle = self.answers.is_empty() && self.in_flight.is_empty();
+            let commands = match idle {
+                true => {
+                    self.idle_since = None;
+                    self.last_collect = None;
+                    self.publish();
+                    self.mailbox.wait()
+                }
+                false => Some(self.mailbox.take_now()),
+            };
+            let Some(commands) = commands else { return };
+            for command in commands {
+                match command {
+                    Command::Submit(submission) => self.admit(*submission),
+                    Command::Job(job) => job(&mut self.executor),
+                    Command::ShutDown => return,
+                }
+            }
+            self.sweep();
+            self.step();
+        }
+    }
+
+    /// Launches a step where there is something to compute, and collects the oldest where enough
+    /// are in flight.
+    fn step(&mut self) {
+        let started = Instant::now();
+        let plan = self.plan();
+        let planned = Instant::now();
+        self.stats.seconds.schedule += (planned - started).as_secs_f64();
+        let nothing = plan.shares.is_empty();
+        if !nothing {
+            if let Some(since) = self.idle_since.take() {
+                self.stats.seconds.device_idle += (planned - since).as_secs_f64();
+            }
+            self.executor.launch(&plan);
+            self.stats.seconds.launch += planned.elapsed().as_secs_f64();
+            self.in_flight.push_back(InFlight { plan, launched: planned });
+        }
+        if self.in_flight.len() >= self.config.steps_in_flight
+            || (nothing && !self.in_flight.is_empty())
+        {
+            self.collect();
+        }
+        if cfg!(debug_assertions) {
+            self.scheduler.check();
+        }
+    }
+
+    /// What the next step computes, with all that the answers ask of it.
+    fn plan(&mut self) -> StepPlan {
+        let propose = match self.config.drafts {
+            _ if !self.config.can_draft => 0,
+            DraftChoice::Fixed(drafts) => drafts,
+            DraftChoice::Auto => self.policy.choose(self.scheduler.counts().running.max(1)),
+        };
+        let mut plan = self.scheduler.schedule(propose);
+        for (id, slot) in self.scheduler.opened() {
+            let Some(answer) = self.answers.get_mut(&id) else { continue };
+            answer.first_step.get_or_insert_with(Instant::now);
+            let Answer { sampling, seed, prompt, output_ids, .. } = &*answer;
+            let state = SlotState { sampling, seed: *seed, prompt, output: output_ids };
+            self.executor.open(slot, &state);
+        }
+        let mut failed = Vec::new();
+        for share in &mut plan.shares {
+            let id = share.sequence.expect("a sequence");
+            let answer = self.answers.get_mut(&id).expect("the answer of a sequence");
+            let place = share.computed + share.tokens.len();
+            share.output_index = place.saturating_sub(answer.prompt.len());
+            share.logprobs = answer.logprobs;
+            if place <= answer.prompt.len() {
+                share.prompt_logprobs = answer.prompt_logprobs;
+            }
+            if !share.sample || !answer.constraints.waits(&answer.output_ids) {
+                continue;
+            }
+            let drafts = answer.proposed.iter().copied().take(share.drafts).collect::<Vec<_>>();
+            match answer.constraints.masks(&answer.output_ids, &drafts) {
+                Ok(masks) => share.masks = masks,
+                Err(reason) => failed.push((id, reason)),
+            }
+        }
+        // A request whose mask failed is taken out before anything of it is computed.
+        for (id, reason) in failed {
+            plan.shares.retain(|share| share.sequence != Some(id));
+            self.fail(id, Failure::Mask { reason });
+        }
+        plan
+    }
+
+    fn collect(&mut self) {
+        let started = Instant::now();
+        let InFlight { plan, launched } = self.in_flight.pop_front().expect("a step in flight");
+        let result = self.executor.collect();
+        let now = Instant::now();
+        self.stats.seconds.wait += (now - started).as_secs_f64();
+        self.stats.seconds.forward += result.seconds.forward;
+        self.stats.seconds.sampling += result.seconds.sampling;
+        self.stats.seconds.drafting += result.seconds.drafting;
+        if self.in_flight.is_empty() {
+            self.idle_since = Some(now);
+        }
+        // Steps follow each other: this one began when the one before it was done.
+        let began = self.last_collect.map_or(launched, |last| last.max(launched));
+        self.last_collect = Some(now);
+        self.stats.steps += 1;
+        self.stats.rows += plan.rows() as u64;
+
+        let mut gained = 0;
+        let mut events = Vec::new();
+        for (share, result) in plan.shares.iter().zip(result.shares) {
+            let id = share.sequence.expect("a sequence");
+            // It may have ended, or been cancelled, while the step was in flight.
+            let Some(answer) = self.answers.get_mut(&id) else {
+                self.stats.surplus_tokens += result.tokens.len() as u64;
+                continue;
+            };
+            answer.collected_logprobs.extend_from_slice(&result.prompt_logprobs);
+            if share.computed < answer.prompt.len() {
+                let total = answer.prompt.len();
+                let computed = (share.computed + share.tokens.len()).min(total);
+                self.stats.prompt_tokens += (computed - share.computed) as u64;
+                if answer.choice == 0 && !share.sample {
+                    events.push(Event::Prompt { computed, total });
+                }
+            }
+            let mut next = Next::Goes;
+            if share.sample {
+                let accepted = result.tokens.len().saturating_sub(1);
+                self.policy.verified(share.drafts, accepted);
+                for place in 0..share.drafts.min(DraftChoice::MOST) {
+                    self.stats.drafted[place] += 1;
+                    self.stats.accepted[place] += u64::from(place < accepted);
+                }
+                answer.timings.drafted_tokens += share.drafts;
+                answer.timings.accepted_tokens += accepted;
+                self.scheduler.commit(id, &result.tokens);
+                let sampled = result.tokens.len();
+                let taken;
+                (taken, next) = answer.take(result, self.config.dtype, now, &mut events);
+                self.stats.output_tokens += taken as u64;
+                self.stats.surplus_tokens += (sampled - taken) as u64;
+                gained += sampled;
+                let waits = answer.constraints.waits(&answer.output_ids);
+                self.scheduler.set_waits(id, waits);
+            }
+            let group = answer.group;
+            let gone = self.groups.get(&group).is_some_and(|group| {
+                let mut sent = events.drain(..).map(|event| group.sender.send(event));
+                sent.any(|sent| !sent)
+            });
+            events.clear();
+            match next {
+                _ if gone => self.cancel(group),
+                Next::Goes => {}
+                Next::Finished { finish, stop_token } => self.finish(id, finish, stop_token, now),
+                Next::Failed(failure) => self.fail(id, failure),
+            }
+        }
+        self.policy.step(&plan, gained, (now - began).as_secs_f64());
+        self.publish();
+        self.stats.seconds.emit += now.elapsed().as_secs_f64();
+    }
+
+    /// Ends what nobody waits for any more, and what is past its time.
+    fn sweep(&mut self) {
+        let now = Instant::now();
+        let gone = self.groups.iter().filter(|(_, group)| group.sender.is_gone());
+        for group in gone.map(|(id, _)| *id).collect::<Vec<_>>() {
+            self.cancel(group);
+        }
+        let late = |group: &&Group| group.deadline.is_some_and(|deadline| deadline <= now);
+        let late: Vec<_> =
+            self.groups.values().filter(late).flat_map(|group| group.open.clone()).collect();
+        for id in late {
+            self.finish(id, Finish::Deadline, None, now);
+        }
+    }
+
+    fn finish(&mut self, id: SequenceId, finish: Finish, stop_token: Option<u32>, now: Instant) {
+        let cached = self.scheduler.cached_tokens(id);
+        self.scheduler.remove(id);
+        let Some(mut answer) = self.answers.remove(&id) else { return };
+        answer.timings.cached_tokens = cached;
+        self.stats.cached_tokens += cached as u64;
+        self.stats.finished += 1;
+        let event = answer.finished(finish, stop_token, now);
+        if let Some(group) = self.groups.get_mut(&answer.group) {
+            group.sender.send(event);
+            group.open.retain(|open| *open != id);
+            if group.open.is_empty() {
+                self.groups.remove(&answer.group);
+            }
+        }
+    }
+
+    /// Ends all answers of a sequence's request with an error.
+    fn fail(&mut self, id: SequenceId, failure: Failure) {
+        let Some(answer) = self.answers.get(&id) else { return };
+        let Some(group) = self.groups.remove(&answer.group) else { return };
+        self.stats.failed += group.open.len() as u64;
+        for id in &group.open {
+            self.scheduler.remove(*id);
+            self.answers.remove(id);
+        }
+        group.sender.send(Event::Failed(failure));
+    }
+
+    fn cancel(&mut self, group: u64) {
+        let Some(group) = self.groups.remove(&group) else { return };
+        self.stats.cancelled += group.open.len() as u64;
+        for id in group.open {
+            self.scheduler.remove(id);
+            self.answers.remove(&id);
+        }
+    }
+
+    /// Ends everything with an error; touches neither scheduler nor executor, which may be broken.
+    fn fail_all(&mut self, failure: &Failure) {
+        self.in_flight.clear();
+        self.answers.clear();
+        for (_, group) in self.groups.drain() {
+            self.stats.failed += group.open.len() as u64;
+            group.sender.send(Event::Failed(failure.clone()));
+        }
+        self.idle_since = None;
+        self.last_collect = None;
+    }
+
+    /// Lets other threads see the counters.
+    fn publish(&mut self) {
+        let counts = self.scheduler.counts();
+        self.stats.running = counts.running;
+        self.stats.waiting = counts.waiting;
+        self.stats.preemptions = counts.preemptions;
+        self.stats.pages = Pages {
+            total: counts.total_pages,
+            free: counts.free_pages,
+            held: counts.held_pages,
+            cached: counts.cached_pages,
+        };
+        let mut shared = self.shared.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        shared.clone_from(&self.stats);
+    }
+}
