@@ -1,0 +1,596 @@
+//! Which tokens the next step computes, and where.
+//!
+//! One rule: what a sequence has to do is its length, drafts included, less what is computed of
+//! it, and each step hands out a budget of rows. Sequences with one token to do come first, then
+//! the others by [`Rank`]. Chunks of a prompt, answers, hits of the prefix cache, what is computed
+//! again after a preemption and drafts to verify are all the same to it.
+//!
+//! A step is planned while the one before it runs. So of a token that was sampled and not read, the
+//! scheduler knows only that there is one, and of drafts in flight how many there are: lengths are
+//! at least so and at most so, rows are placed by the least and pages cover the most.
+#![forbid(unsafe_code)]
+
+mod room;
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound;
+
+use self::room::Room;
+use crate::kv::{Blocks, PageHash};
+use crate::sequence::{Rank, Sequence, Unread};
+use crate::step::{SequenceId, Share, StepPlan};
+
+/// Steps without a chunk of any prompt after which chunks come first once, where there are some.
+const PATIENCE: u64 = 8;
+
+/// What a step and the cache can hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Limits {
+    /// Tokens per page.
+    pub(crate) page_size: usize,
+    /// Pages, the sink included.
+    pub(crate) pages: usize,
+    /// Sequences that run at once.
+    pub(crate) max_batch: usize,
+    /// Rows of a step. Where `deterministic`, room for a chunk beside all drafts is needed for a
+    /// prompt to be computed while others are answered.
+    pub(crate) step_tokens: usize,
+    /// Rows of a step with which one sequence catches up; all of them together where others have
+    /// one token to do.
+    pub(crate) prefill_chunk: usize,
+    /// Tokens of a sequence.
+    pub(crate) context_length: usize,
+    /// Rows of a step × rows of the cache that they look at, both with padding; a share of one
+    /// row goes past it if it must.
+    pub(crate) max_scores: Option<usize>,
+    /// Keep full pages for sequences that begin alike.
+    pub(crate) prefix_cache: bool,
+    /// What a share computes depends on its sequence only: whole chunks of the prompt, then tokens
+    /// one by one.
+    pub(crate) deterministic: bool,
+}
+
+/// What the scheduler has to know of a sequence.
+#[derive(Debug)]
+pub(crate) struct NewSequence {
+    pub(crate) id: SequenceId,
+    /// The prompt.
+    pub(crate) tokens: Vec<u32>,
+    /// Most tokens, prompt and answer; more than the prompt has.
+    pub(crate) limit: usize,
+    /// Higher is served first.
+    pub(crate) priority: i32,
+    /// Pages are shared between sequences of the same salt.
+    pub(crate) salt: Vec<u8>,
+    /// Keep the cache of the draft layer.
+    pub(crate) drafting: bool,
+    /// Something is reported of every row of the prompt: none of it may come from the cache.
+    pub(crate) logits_of_prompt: bool,
+    /// A sequence with the same prompt, whose pages are worth waiting for.
+    pub(crate) after: Option<SequenceId>,
+}
+
+/// How full it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Counts {
+    pub(crate) waiting: usize,
+    pub(crate) running: usize,
+    pub(crate) free_pages: usize,
+    pub(crate) held_pages: usize,
+    pub(crate) cached_pages: usize,
+    /// Sequences that had to give their pages back, since the start.
+    pub(crate) preemptions: u64,
+}
+
+/// Sequences, pages and slots.
+#[derive(Debug)]
+pub(crate) struct Scheduler {
+    limits: Limits,
+    blocks: Blocks,
+    sequences: HashMap<SequenceId, Sequence>,
+    waiting: BTreeMap<Rank, SequenceId>,
+    /// By rank.
+    running: Vec<SequenceId>,
+    free_slots: Vec<u32>,
+    /// Slots that were given in the last step.
+    opened: Vec<(SequenceId, u32)>,
+    /// Sequences with one token to do that have their pages, and the drafts they verify.
+    due: Vec<(SequenceId, usize)>,
+    /// The sequence for which there were too few pages, until some come back.
+    blocked: Option<SequenceId>,
+    step: u64,
+    /// The last step in which nobody was kept waiting for a chunk.
+    last_chunk: u64,
+    arrivals: u64,
+    preemptions: u64,
+}
+
+impl Scheduler {
+    /// A scheduler of an empty cache.
+    pub(crate) fn new(limits: Limits) -> Self {
+        assert!(limits.page_size > 0 && limits.max_batch > 0 && limits.prefill_chunk > 0);
+        assert!(limits.step_tokens >= limits.prefill_chunk, "a chunk has to fit into a step");
+        Scheduler {
+            blocks: Blocks::new(limits.pages),
+            sequences: HashMap::new(),
+            waiting: BTreeMap::new(),
+            running: Vec::new(),
+            free_slots: (0..limits.max_batch as u32).rev().collect(),
+            opened: Vec::new(),
+            due: Vec::new(),
+            blocked: None,
+            step: 0,
+            last_chunk: 0,
+            arrivals: 0,
+            preemptions: 0,
+            limits,
+        }
+    }
+
+    /// Whether a sequence of `limit` tokens can ever be computed.
+    pub(crate) fn fits(&self, limit: usize) -> bool {
+        limit <= self.limits.context_length
+            && limit.div_ceil(self.limits.page_size) < self.blocks.total()
+    }
+
+    /// Puts a sequence into the queue.
+    ///
+    /// # Panics
+    /// When it does not fit; see [`Scheduler::fits`].
+    pub(crate) fn add(&mut self, new: NewSequence) {
+        assert!(self.fits(new.limit), "{} tokens do not fit", new.limit);
+        assert!((1..new.limit).contains(&new.tokens.len()), "a prompt and room for an answer");
+        self.arrivals += 1;
+        let rank = Rank::new(new.priority, self.step, self.arrivals);
+        let sequence = Sequence {
+            limit: new.limit,
+            priority: new.priority,
+            rank,
+            drafting: new.drafting,
+            logits_of_prompt: new.logits_of_prompt,
+            after: new.after,
+            hashes: vec![PageHash::root(&new.salt)],
+            ..Sequence::new(new.tokens)
+        };
+        self.waiting.insert(rank, new.id);
+        let old = self.sequences.insert(new.id, sequence);
+        assert!(old.is_none(), "{:?} was added twice", new.id);
+    }
+
+    /// Plans a step, which the caller launches; perhaps an empty one. `propose` drafts are made at
+    /// its end for each sequence that keeps the draft layer's cache and samples.
+    pub(crate) fn schedule(&mut self, propose: usize) -> StepPlan {
+        self.step += 1;
+        self.opened.clear();
+        self.due.clear();
+        self.reserve_pages(propose);
+        self.admit();
+        let mut plan = StepPlan { shares: Vec::with_capacity(self.running.len()), propose };
+        self.share_out(&mut plan);
+        for share in &plan.shares {
+            let sequence = share.sequence.and_then(|id| self.sequences.get_mut(&id));
+            if let Some(sequence) = sequence {
+                publish(sequence, &self.limits, &mut self.blocks);
+            }
+        }
+        plan
+    }
+
+    /// The sequences that got a slot in the last [`Scheduler::schedule`]: what the slot held is
+    /// to be forgotten before the step is launched.
+    pub(crate) fn opened(&mut self) -> Vec<(SequenceId, u32)> {
+        std::mem::take(&mut self.opened)
+    }
+
+    /// Takes note of what the oldest unread step sampled for a sequence: accepted drafts and the
+    /// token after them. To be called once for each share with `sample`, in the order of the steps;
+    /// nothing happens where the sequence is gone.
+    pub(crate) fn commit(&mut self, id: SequenceId, sampled: &[u32]) {
+        let Some(sequence) = self.sequences.get_mut(&id) else { return };
+        let Some(unread) = sequence.unread.pop_front() else {
+            debug_assert!(false, "{id:?} has nothing unread");
+            return;
+        };
+        let accepted = sampled.len().saturating_sub(1);
+        debug_assert!(accepted <= unread.drafts, "{accepted} drafts of {}", unread.drafts);
+        sequence.tokens.extend_from_slice(sampled);
+        if unread.counts {
+            sequence.computed += accepted;
+            publish(sequence, &self.limits, &mut self.blocks);
+        }
+    }
+
+    /// Says whether the next token of a sequence can only be chosen once the host knows the last.
+    pub(crate) fn set_waits(&mut self, id: SequenceId, waits: bool) {
+        if let Some(sequence) = self.sequences.get_mut(&id) {
+            sequence.waits = waits;
+        }
+    }
+
+    /// Lowers the most tokens that a sequence may have; it is not raised.
+    pub(crate) fn set_room(&mut self, id: SequenceId, limit: usize) {
+        if let Some(sequence) = self.sequences.get_mut(&id) {
+            sequence.limit = sequence.limit.min(limit);
+        }
+    }
+
+    /// Forgets a sequence, whatever is in flight of it: its pages and its slot are for others. A
+    /// step that was launched before may still write to its pages, but is over before a later one
+    /// writes there.
+    pub(crate) fn remove(&mut self, id: SequenceId) {
+        if let Some(rank) = self.sequences.get(&id).map(|sequence| sequence.rank) {
+            self.stop(id);
+            self.waiting.remove(&rank);
+            self.sequences.remove(&id);
+        }
+    }
+
+    /// A sequence that is not gone.
+    pub(crate) fn sequence(&self, id: SequenceId) -> Option<&Sequence> {
+        self.sequences.get(&id)
+    }
+
+    /// Whether there is no sequence at all.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.sequences.is_empty()
+    }
+
+    /// How full it is.
+    pub(crate) fn counts(&self) -> Counts {
+        Counts {
+            waiting: self.waiting.len(),
+            running: self.running.len(),
+            free_pages: self.blocks.free(),
+            held_pages: self.blocks.held(),
+            cached_pages: self.blocks.cached(),
+            preemptions: self.preemptions,
+        }
+    }
+
+    /// Panics unless pages, slots and queue are what they should be.
+    pub(crate) fn check(&self) {
+        self.blocks.check(self.sequences.values().map(|sequence| &*sequence.pages));
+        let mut slots: Vec<u32> = self.free_slots.clone();
+        for (id, sequence) in &self.sequences {
+            let waiting = self.waiting.get(&sequence.rank) == Some(id);
+            let running = self.running.contains(id);
+            assert!(waiting != running, "{id:?} waits: {waiting}, runs: {running}");
+            assert_eq!(sequence.slot.is_some(), running, "{id:?} and its slot");
+            assert!(running || sequence.pages.is_empty() && sequence.computed == 0);
+            slots.extend(sequence.slot);
+            let rows = sequence.computed + sequence.drafts_in_flight();
+            assert!(!running || rows <= sequence.pages.len() * self.limits.page_size);
+        }
+        assert_eq!(self.waiting.len() + self.running.len(), self.sequences.len());
+        slots.sort_unstable();
+        assert!(slots.iter().copied().eq(0..self.limits.max_batch as u32), "slots {slots:?}");
+        assert!(self.running.is_sorted_by_key(|id| self.sequences[id].rank), "running by rank");
+    }
+
+    /// Takes the pages for the next row, and the drafts after it, of all that have one token to do.
+    /// Where they run out, the last by rank stop running.
+    fn reserve_pages(&mut self, propose: usize) {
+        let mut next = 0;
+        while let Some(&id) = self.running.get(next) {
+            next += 1;
+            let sequence = &self.sequences[&id];
+            if !sequence.is_due() || sequence.pending() > 1 {
+                continue;
+            }
+            let (most, drafts) = (sequence.longest(), sequence.drafts());
+            // The draft layer computes rows for all drafts but the last. They are of use only as
+            // far as there is room for the drafts.
+            let proposed = if sequence.drafting { propose.saturating_sub(1) } else { 0 };
+            let wished = (most + drafts + proposed).min(sequence.limit);
+            let needed = most + drafts;
+            if self.reserve(id, wished) || self.reserve(id, needed) {
+                self.due.push((id, drafts));
+                continue;
+            }
+            // Nobody stops for drafts, but where they have to be as many as they always are.
+            let (needed, drafts) =
+                if self.limits.deterministic { (needed, drafts) } else { (most, 0) };
+            while !self.reserve(id, needed) {
+                match self.running.last() {
+                    Some(&last) if last != id => self.preempt(last),
+                    _ => break,
+                }
+            }
+            if self.holds(id, needed) {
+                self.due.push((id, drafts));
+            }
+        }
+    }
+
+    /// Starts waiting sequences in their order, as long as there are slots, pages and rows.
+    fn admit(&mut self) {
+        let mut rows = self.rows_left();
+        let mut after = Bound::Unbounded;
+        while rows > 0 && !self.free_slots.is_empty() {
+            let Some((&rank, &id)) = self.waiting.range((after, Bound::Unbounded)).next() else {
+                break;
+            };
+            after = Bound::Excluded(rank);
+            if !self.may_start(id) {
+                continue;
+            }
+            // The first one that finds no room keeps those behind it waiting: it must not starve.
+            if self.blocked == Some(id) || !self.start(id) {
+                self.blocked = Some(id);
+                break;
+            }
+            let sequence = &self.sequences[&id];
+            let pending = sequence.pending();
+            if pending == 1 {
+                self.due.push((id, 0));
+            }
+            rows = rows.saturating_sub(pending.min(self.limits.prefill_chunk));
+        }
+    }
+
+    /// About how many rows of the step are left for sequences that start.
+    fn rows_left(&self) -> usize {
+        let due: usize = self.due.iter().map(|(_, drafts)| 1 + drafts).sum();
+        let chunk = self.limits.prefill_chunk;
+        let left = self.limits.step_tokens.saturating_sub(due);
+        let left = if due > 0 { left.min(chunk) } else { left };
+        let pending = |id| self.sequences[id].pending();
+        let others = self.running.iter().map(pending).filter(|pending| *pending > 1);
+        left.saturating_sub(others.map(|pending| pending.min(chunk)).sum())
+    }
+
+    fn may_start(&self, id: SequenceId) -> bool {
+        let sequence = &self.sequences[&id];
+        let first = sequence.after.and_then(|first| self.sequences.get(&first));
+        // What is to be computed again has to be known first.
+        sequence.is_due()
+            && sequence.unread.is_empty()
+            && first.is_none_or(|first| first.computed >= first.prompt)
+    }
+
+    /// Gives a waiting sequence a slot, and pages for all its tokens and one more; `false` where
+    /// there are too few.
+    fn start(&mut self, id: SequenceId) -> bool {
+        let shared = self.shared_pages(id);
+        let sequence = &self.sequences[&id];
+        let rows = (sequence.tokens.len() + 1).min(sequence.limit);
+        let missing = rows.div_ceil(self.limits.page_size) - shared.len();
+        let (rank, priority) = (sequence.rank, sequence.priority);
+        // Held first, so that they are not taken for what is missing.
+        self.blocks.share(&shared);
+        let Some(taken) = self.take_for(missing, rank, priority) else {
+            self.blocks.release(shared);
+            return false;
+        };
+        let Some(slot) = self.free_slots.pop() else {
+            self.blocks.release(taken);
+            self.blocks.release(shared);
+            return false;
+        };
+        let Some(sequence) = self.sequences.get_mut(&id) else { return false };
+        sequence.computed = shared.len() * self.limits.page_size;
+        sequence.cached.get_or_insert(sequence.computed);
+        sequence.published = shared.len();
+        sequence.pages = shared;
+        sequence.pages.extend(taken);
+        sequence.slot = Some(slot);
+        self.opened.push((id, slot));
+        self.waiting.remove(&rank);
+        let place = self.running.partition_point(|other| self.sequences[other].rank < rank);
+        self.running.insert(place, id);
+        true
+    }
+
+    /// `count` pages for a sequence that waits. Running ones stop for it when they have both a lower
+    /// priority and a later rank, from the last on.
+    fn take_for(&mut self, count: usize, rank: Rank, priority: i32) -> Option<Vec<u32>> {
+        loop {
+            if let Some(pages) = self.blocks.take(count) {
+                return Some(pages);
+            }
+            let below = |id: &&SequenceId| {
+                let other = &self.sequences[*id];
+                other.rank > rank && other.priority < priority
+            };
+            let pages: usize =
+                self.running.iter().filter(below).map(|id| self.sequences[id].pages.len()).sum();
+            // In vain it stops nobody.
+            if self.blocks.available() + pages < count {
+                return None;
+            }
+            let last = *self.running.iter().rev().find(below)?;
+            self.preempt(last);
+        }
+    }
+
+    /// Full pages with what the sequence begins with: at least one row is left to compute.
+    fn shared_pages(&mut self, id: SequenceId) -> Vec<u32> {
+        let page_size = self.limits.page_size;
+        let Some(sequence) = self.sequences.get_mut(&id) else { return Vec::new() };
+        if sequence.logits_of_prompt {
+            return Vec::new();
+        }
+        let mut most = sequence.tokens.len() - 1;
+        if self.limits.deterministic {
+            most = most.min(sequence.prompt);
+        }
+        let mut pages = Vec::new();
+        if self.limits.prefix_cache {
+            let full = most / page_size;
+            sequence.name_pages(full, page_size);
+            let hashes = &sequence.hashes[1..=full];
+            let tokens = sequence.tokens.chunks_exact(page_size);
+            let find = |(hash, tokens)| self.blocks.find(hash, tokens, sequence.drafting);
+            pages.extend(hashes.iter().zip(tokens).map_while(find));
+        }
+        let sequence = &self.sequences[&id];
+        if let Some(first) = sequence.after.and_then(|first| self.sequences.get(&first))
+            && (first.drafting || !sequence.drafting)
+        {
+            let computed = first.computed.min(first.prompt);
+            let alike = first.tokens[..computed].iter().zip(&sequence.tokens[..most]);
+            let alike = alike.take_while(|(a, b)| a == b).count() / page_size;
+            if alike > pages.len() {
+                pages = first.pages[..alike].to_vec();
+            }
+        }
+        if self.limits.deterministic {
+            // A chunk is computed as a whole, or not at all.
+            let unit = chunk_and_page(&self.limits);
+            pages.truncate(pages.len() * page_size / unit * unit / page_size);
+        }
+        pages
+    }
+
+    /// Hands out the rows of the step.
+    fn share_out(&mut self, plan: &mut StepPlan) {
+        let mut room = Room::new(self.limits);
+        if self.step - self.last_chunk > PATIENCE {
+            // Those with one token to do have used up all steps for long: this one is not theirs.
+            self.share_chunks(&mut room, plan);
+        }
+        let chunks = plan.shares.len();
+        let mut due = std::mem::take(&mut self.due);
+        due.retain(|(id, _)| self.sequences.get(id).is_some_and(|it| it.slot.is_some()));
+        let rows: usize = due.iter().map(|(_, drafts)| 1 + drafts).sum();
+        if rows > room.rows() || self.limits.max_scores.is_some() {
+            // Perhaps not all of them get their turn: those first that had none for longest.
+            due.sort_by_key(|(id, _)| self.sequences[id].last_step);
+        }
+        for (index, (id, drafts)) in due.iter().enumerate() {
+            let Some(sequence) = self.sequences.get_mut(id) else { continue };
+            let others = due.len() - index - 1;
+            let Some(drafts) = room.one_token(sequence, *drafts, others) else { break };
+            sequence.last_step = self.step;
+            plan.shares.push(share(sequence, *id, (1, drafts), plan.propose, &self.limits));
+        }
+        room.leave_for_chunks(plan.shares.len() > chunks);
+        self.share_chunks(&mut room, plan);
+        self.due = due;
+    }
+
+    /// Hands out rows to those with more than one token to do.
+    fn share_chunks(&mut self, room: &mut Room, plan: &mut StepPlan) {
+        let mut left_out = false;
+        for id in &self.running {
+            let Some(sequence) = self.sequences.get_mut(id) else { continue };
+            if !sequence.is_due() || sequence.pending() == 1 || sequence.last_step == self.step {
+                continue;
+            }
+            let count = room.chunk(sequence);
+            if count == 0 {
+                left_out = true;
+                break;
+            }
+            sequence.last_step = self.step;
+            self.last_chunk = self.step;
+            plan.shares.push(share(sequence, *id, (count, 0), plan.propose, &self.limits));
+        }
+        if !left_out {
+            self.last_chunk = self.step;
+        }
+    }
+
+    fn holds(&self, id: SequenceId, rows: usize) -> bool {
+        self.sequences[&id].pages.len() * self.limits.page_size >= rows
+    }
+
+    fn reserve(&mut self, id: SequenceId, rows: usize) -> bool {
+        let page_size = self.limits.page_size;
+        self.sequences
+            .get_mut(&id)
+            .is_some_and(|it| it.reserve(rows, page_size, &mut self.blocks).is_some())
+    }
+
+    /// Puts a running sequence back into the queue; it is computed again later.
+    fn preempt(&mut self, id: SequenceId) {
+        self.stop(id);
+        self.preemptions += 1;
+        if let Some(sequence) = self.sequences.get(&id) {
+            self.waiting.insert(sequence.rank, id);
+        }
+    }
+
+    /// Takes pages and slot from a sequence.
+    fn stop(&mut self, id: SequenceId) {
+        let Some(sequence) = self.sequences.get_mut(&id) else { return };
+        let (pages, slot) = sequence.stop();
+        self.blocks.release(pages);
+        if let Some(slot) = slot {
+            self.free_slots.push(slot);
+            self.running.retain(|other| *other != id);
+        }
+        self.blocked = None;
+    }
+}
+
+/// A sequence's part of a step: `rows` of tokens and of drafts, for which it has the pages.
+fn share(
+    sequence: &mut Sequence,
+    id: SequenceId,
+    rows: (usize, usize),
+    propose: usize,
+    limits: &Limits,
+) -> Share {
+    let (count, drafts) = rows;
+    let fed = !sequence.unread.is_empty();
+    let shift = sequence.drafts_in_flight();
+    let (first, end) = (sequence.computed, sequence.computed + count);
+    let sample = end == sequence.tokens.len() + sequence.unread.len();
+    let proposed = if sample && sequence.drafting { propose } else { 0 };
+    let most = end + shift + drafts + proposed.saturating_sub(1);
+    let pages = most.div_ceil(limits.page_size).min(sequence.pages.len());
+    let share = Share {
+        sequence: Some(id),
+        slot: sequence.slot.unwrap_or_default(),
+        tokens: if fed { vec![0] } else { sequence.tokens[first..end].to_vec() },
+        fed,
+        drafts,
+        computed: first,
+        shifted: shift > 0,
+        pages: sequence.pages[..pages].to_vec(),
+        next_token: sequence.tokens.get(end).copied().filter(|_| !fed),
+        sample,
+        drafting: sequence.drafting,
+        ..Share::default()
+    };
+    sequence.computed = end;
+    if sample {
+        sequence.unread.push_back(Unread { drafts, counts: true });
+        sequence.proposed = proposed;
+        sequence.logits_of_prompt = false;
+    }
+    share
+}
+
+/// Tells the prefix cache of pages that are full of known tokens and computed.
+fn publish(sequence: &mut Sequence, limits: &Limits, blocks: &mut Blocks) {
+    if !limits.prefix_cache {
+        return;
+    }
+    let page_size = limits.page_size;
+    let mut rows = sequence.tokens.len().min(sequence.computed);
+    if limits.deterministic {
+        rows = rows.min(sequence.prompt / limits.prefill_chunk * limits.prefill_chunk);
+    }
+    let full = rows / page_size;
+    if full <= sequence.published {
+        return;
+    }
+    sequence.name_pages(full, page_size);
+    for page in sequence.published..full {
+        let tokens = &sequence.tokens[page * page_size..][..page_size];
+        let hash = sequence.hashes[page + 1];
+        blocks.publish(sequence.pages[page], hash, tokens, sequence.drafting);
+    }
+    sequence.published = full;
+}
+
+/// The least number of rows that are both whole chunks and whole pages.
+fn chunk_and_page(limits: &Limits) -> usize {
+    let (mut a, mut b) = (limits.prefill_chunk, limits.page_size);
+    while b > 0 {
+        (a, b) = (b, a % b);
+    }
+    limits.prefill_chunk / a * limits.page_size
+}
