@@ -41,7 +41,9 @@ fn runtime_types_are_no_wire_types() {
 
 #[test]
 fn every_crate_takes_the_lints_of_the_workspace() {
-    for crate_name in ["backends", "models", "runtime", "server", "cli", "tests", "benches"] {
+    for crate_name in
+        ["backends", "models", "runtime", "server", "cli", "tests", "tests/loom", "benches"]
+    {
         let manifest = read(&root().join(crate_name).join("Cargo.toml"));
         assert!(manifest.contains("[lints]\nworkspace = true"), "{crate_name} has its own lints");
     }

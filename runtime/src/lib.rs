@@ -7,8 +7,8 @@
 //! - [`text`]: tokenizer, chat template, text while it streams
 //!
 //! Inside: `placement` settles dtype and memory; `kv` and `sequence` are plain integers and know no
-//! tensor; `runner` turns their plans into a step on the device; `sampler` chooses the next token
-//! there.
+//! tensor; `handoff` is where threads meet; `runner` turns their plans into a step on the device;
+//! `sampler` chooses the next token there.
 
 pub mod config;
 mod core;
