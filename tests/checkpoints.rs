@@ -4,7 +4,9 @@
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use glm_runtime::{DtypeChoice, EngineConfig, EngineError, Request, SamplingParams, TensorRecord};
+use glm_runtime::{
+    DtypeChoice, EngineConfig, EngineError, Failure, Request, SamplingParams, TensorRecord,
+};
 use safetensors::tensor::Dtype;
 use serde_json::json;
 
@@ -113,7 +115,7 @@ fn tensors_that_do_not_fit_are_named() {
 #[test]
 fn a_context_of_one_token_has_no_room_for_an_answer() {
     let device = oracle::device("cpu").expect("the CPU");
-    let mut engine = oracle::engine(Path::new(BUILT_IN), &device, DtypeChoice::F32);
+    let engine = oracle::engine(Path::new(BUILT_IN), &device, DtypeChoice::F32);
     let error = engine.generate(&request(vec![5; 2048]), &mut |_| ControlFlow::Continue(()));
     assert_eq!(
         error.unwrap_err().to_string(),
@@ -139,12 +141,12 @@ fn damaged_weights_are_said_instead_of_sampled() {
     let device = oracle::device("cpu").expect("the CPU");
     let config =
         EngineConfig { dtype: DtypeChoice::F32, allow_nan: true, ..EngineConfig::default() };
-    let mut engine = model.load_on(&device, &config).expect("load");
+    let engine = model.load_on(&device, &config).expect("load");
     for temperature in [0.0, 1.0] {
         let mut request = request(PROMPT.to_vec());
         request.sampling.temperature = temperature;
         let error = engine.generate(&request, &mut |_| ControlFlow::Continue(())).unwrap_err();
-        assert!(matches!(error, EngineError::NotFinite { .. }), "{error}");
+        assert!(matches!(error, EngineError::Failed(Failure::NotFinite { .. })), "{error}");
     }
 }
 

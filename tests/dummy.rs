@@ -69,7 +69,7 @@ fn check(file: &Path, device: &str, config: &EngineConfig) {
         max_context: Some(64),
         ..config.clone()
     };
-    let mut engine = Engine::load(files, &device, &config, &mut |_| ()).expect("load");
+    let engine = Engine::load(files, &device, &config, &mut |_| ()).expect("load");
     let mut records = engine.trace_forward(&PROMPT, false).expect("forward");
     records.extend(engine.trace_drafts(&PROMPT).expect("drafts"));
     for value in ["logits", "mtp.logits_step1", "mtp.chain_logits"] {

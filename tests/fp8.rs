@@ -37,7 +37,7 @@ fn open(name: &str, device: &OpenDevice, config: &EngineConfig) -> Option<(Engin
 }
 
 /// Distance of the logits after a recorded prompt from those under `recorded`.
-fn distance(engine: &mut Engine, golden: &Golden, length: usize, recorded: &str) -> f64 {
+fn distance(engine: &Engine, golden: &Golden, length: usize, recorded: &str) -> f64 {
     let prompt = golden.tokens(&format!("prompt{length}.ids"));
     let records = engine.trace_forward(&prompt, false).expect("forward");
     relative_l2(
@@ -56,7 +56,7 @@ fn every_layout_equals_the_same_numbers_in_f32() {
         for model in &models {
             let (packed, plain) = quantised(model, layout);
             let logits = |model: &Checkpoint| {
-                let mut engine = model.load_on(&device, &config(Fp8Choice::W8a16)).expect("load");
+                let engine = model.load_on(&device, &config(Fp8Choice::W8a16)).expect("load");
                 let records = engine.trace_forward(&PROMPT, false).expect("forward");
                 let drafts = engine.trace_drafts(&PROMPT).expect("drafts");
                 [floats(&records, "logits"), floats(&drafts, "mtp.logits_step1")].concat()
@@ -79,7 +79,7 @@ fn the_draft_head_may_be_either() {
             let (packed, _) = quantised(&built_in, layout);
             let head = &packed.tensors["model.layers.4.shared_head.head.weight"];
             assert_eq!(head.dtype == Dtype::F8_E4M3, draft_head == DraftHead::Quantised);
-            let mut engine = packed.load_on(&device, &config(Fp8Choice::W8a16)).expect("load");
+            let engine = packed.load_on(&device, &config(Fp8Choice::W8a16)).expect("load");
             let drafts = engine.trace_drafts(&PROMPT).expect("drafts");
             [floats(&drafts, "mtp.logits_step1"), floats(&drafts, "mtp.chain_logits")].concat()
         };
@@ -109,12 +109,12 @@ fn check_w8a8(device: &str, tolerance: f64) {
         };
         let place = format!("{name} on {}", device.label());
         for length in [1, 7] {
-            let distance = distance(&mut engine, &golden, length, "w8a8.");
+            let distance = distance(&engine, &golden, length, "w8a8.");
             assert!(distance < tolerance, "{place}, {length} tokens: {distance:.2e}");
         }
-        check_trace(&mut engine, &golden, "w8a8.", &place, tolerance);
+        check_trace(&engine, &golden, "w8a8.", &place, tolerance);
         // The two numerics are not the same thing.
-        let other = self::distance(&mut engine, &golden, 7, "");
+        let other = self::distance(&engine, &golden, 7, "");
         assert!(other > 1e-3, "{place}: {other:.2e} from weights only");
 
         let prompt = golden.tokens("prompt64.ids");
@@ -152,8 +152,8 @@ fn check_conversations(device: &str, fp8: Fp8Choice, recorded: &str, most: usize
     cases.retain(|case| case["robust"] == true);
     assert!(cases.len() >= 30, "only {} transcripts to compare", cases.len());
     cases.truncate(most);
-    let mut engine = oracle::load(&folder, &device, &config(fp8));
-    transcripts::compare(&mut engine, &cases, recorded);
+    let engine = oracle::load(&folder, &device, &config(fp8));
+    transcripts::compare(&engine, &cases, recorded);
 }
 
 /// m355-tiny-fp8 has f32 scales, so that quantising m355-tiny makes the very same weights.
@@ -168,10 +168,10 @@ fn quantising_while_loading_makes_the_reference() {
         };
         let golden = Golden::open(&quantised.join("golden.safetensors"));
         let config = EngineConfig { quant: QuantChoice::Fp8, ..config(Fp8Choice::Auto) };
-        let mut engine = oracle::load(&original, &device, &config);
+        let engine = oracle::load(&original, &device, &config);
         let place = device.label();
         for length in [1, 7, 64] {
-            let distance = distance(&mut engine, &golden, length, "");
+            let distance = distance(&engine, &golden, length, "");
             assert!(distance < 1e-3, "{place}, {length} tokens: {distance:.2e}");
         }
         let drafts = engine.trace_drafts(&golden.tokens("prompt64.ids")).expect("drafts");

@@ -61,15 +61,15 @@ fn check_f32(name: &str, device: &str, tolerance: f64, margin: f32, steps: usize
         let sure = (0..want.len())
             .find(|step| margins[*step] < margin || want[*step] as usize >= tokens)
             .unwrap_or(want.len());
-        let got = greedy(&mut engine, prompt, want.len());
+        let got = greedy(&engine, prompt, want.len());
         assert_eq!(got[..sure], want[..sure], "{name} on {device}, greedy after {length} tokens");
     }
-    check_trace(&mut engine, &golden, "", name, tolerance);
+    check_trace(&engine, &golden, "", name, tolerance);
 }
 
 /// Every value that was recorded under `recorded` and `trace…`.
 pub(crate) fn check_trace(
-    engine: &mut Engine,
+    engine: &Engine,
     golden: &Golden,
     recorded: &str,
     name: &str,
@@ -165,7 +165,7 @@ fn check_chunks(name: &str, prefill_chunk: usize) {
         max_context: Some(512),
         ..EngineConfig::default()
     };
-    let mut engine = oracle::load(folder.path(), &device, &config);
+    let engine = oracle::load(folder.path(), &device, &config);
     let records = engine.trace_forward(&prompt, false).expect("forward");
     let got = floats(&records, "logits");
     let distance = relative_l2(&got[got.len() - want.len()..], &want);
@@ -201,7 +201,7 @@ fn check_drafts(folder: &Path, device: &str, tolerance: f64) {
         parts: Parts::MainAndMtp,
         ..EngineConfig::default()
     };
-    let mut engine = oracle::load(folder, &device, &config);
+    let engine = oracle::load(folder, &device, &config);
     let token_in = golden.ids("mtp.token_in");
     let prompt = golden.tokens(&format!("prompt{}.ids", token_in.len()));
     let records = engine.trace_drafts(&prompt).expect("drafts");
@@ -238,7 +238,7 @@ fn lengths(golden: &Golden) -> Vec<usize> {
     lengths
 }
 
-fn greedy(engine: &mut Engine, prompt: Vec<u32>, tokens: usize) -> Vec<u32> {
+fn greedy(engine: &Engine, prompt: Vec<u32>, tokens: usize) -> Vec<u32> {
     let sampling = SamplingParams::greedy();
     let request =
         Request { max_tokens: Some(tokens), ignore_eos: true, ..Request::new(prompt, sampling) };

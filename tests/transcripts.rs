@@ -30,7 +30,7 @@ fn f32_on_gl() {
 #[test]
 fn first_logits_equal_the_recorded_ones() {
     let Some(device) = oracle::device("cpu") else { return };
-    let mut engine = oracle::engine(Path::new(BUILT_IN), &device, DtypeChoice::F32);
+    let engine = oracle::engine(Path::new(BUILT_IN), &device, DtypeChoice::F32);
     let golden = Golden::open(&Path::new(FIXTURES).join("first_logits.safetensors"));
     for case in cases() {
         let name = case["name"].as_str().expect("name");
@@ -46,16 +46,16 @@ fn first_logits_equal_the_recorded_ones() {
 /// Compares the cases that `robust` takes.
 fn check(device: &str, dtype: DtypeChoice, robust: impl Fn(&Value) -> bool) {
     let Some(device) = oracle::device(device) else { return };
-    let mut engine = oracle::engine(Path::new(BUILT_IN), &device, dtype);
+    let engine = oracle::engine(Path::new(BUILT_IN), &device, dtype);
     let mut cases = cases();
     cases.retain(robust);
     assert!(cases.len() >= 30, "only {} transcripts to compare", cases.len());
-    compare(&mut engine, &cases, "fp32");
+    compare(&engine, &cases, "fp32");
 }
 
 /// Renders, encodes, generates greedily and compares ids and text with what each case has under
 /// `recorded`.
-pub(crate) fn compare(engine: &mut Engine, cases: &[Value], recorded: &str) {
+pub(crate) fn compare(engine: &Engine, cases: &[Value], recorded: &str) {
     for case in cases {
         let name = case["name"].as_str().expect("name");
         let mut input = ChatInput::from_json(&case.to_string()).expect("messages");
@@ -74,7 +74,7 @@ pub(crate) fn compare(engine: &mut Engine, cases: &[Value], recorded: &str) {
     }
 }
 
-fn generate(engine: &mut Engine, prompt: Vec<u32>) -> glm_runtime::Completion {
+fn generate(engine: &Engine, prompt: Vec<u32>) -> glm_runtime::Completion {
     let request =
         Request { max_tokens: Some(400), ..Request::new(prompt, SamplingParams::greedy()) };
     engine.generate(&request, &mut |_| ControlFlow::Continue(())).expect("generate")

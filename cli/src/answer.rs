@@ -26,7 +26,7 @@ pub(crate) struct Answer {
 /// opened a thought; without it all text is the answer. An error of `show` ends the answer
 /// and is returned.
 pub(crate) fn answer(
-    engine: &mut Engine,
+    engine: &Engine,
     request: &Request,
     start: Option<Start>,
     show: &mut dyn FnMut(&Part) -> Shown,

@@ -36,7 +36,7 @@ pub(crate) fn forward(
         token_ids(&text, files.config.vocab_size()).with_context(|| ids.display().to_string())?;
     let (found, context) = (token_ids.len(), files.config.max_position_embeddings());
     ensure!(found <= context, "{found} token ids, wanted at most the context of {context}");
-    let mut engine = place.load(files)?;
+    let engine = place.load(files)?;
     // Drafts first: a model without the layer says so before the long part.
     let drafts = if args.mtp { engine.trace_drafts(&token_ids)? } else { Vec::new() };
     let mut records = engine.trace_forward(&token_ids, args.trace)?;

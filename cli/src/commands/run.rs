@@ -71,8 +71,8 @@ pub(crate) fn run(args: &RunArgs) -> Result<Outcome> {
         }
     };
     resolve::check_length(&files, &request.prompt)?;
-    let mut engine = place.load(files)?;
-    once(&mut engine, &request, start, args)
+    let engine = place.load(files)?;
+    once(&engine, &request, start, args)
 }
 
 fn source(args: &RunArgs, prompt: Option<&str>) -> Result<Source> {
@@ -120,7 +120,7 @@ fn source(args: &RunArgs, prompt: Option<&str>) -> Result<Source> {
 }
 
 fn once(
-    engine: &mut Engine,
+    engine: &Engine,
     request: &Request,
     start: Option<Start>,
     args: &RunArgs,

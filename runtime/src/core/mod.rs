@@ -323,7 +323,7 @@ impl<E: Executor> Core<E> {
     }
 
     fn finish(&mut self, id: SequenceId, finish: Finish, stop_token: Option<u32>, now: Instant) {
-        let cached = self.scheduler.cached_tokens(id);
+        let cached = self.scheduler.sequence(id).and_then(|sequence| sequence.cached).unwrap_or(0);
         self.scheduler.remove(id);
         let Some(mut answer) = self.answers.remove(&id) else { return };
         answer.timings.cached_tokens = cached;

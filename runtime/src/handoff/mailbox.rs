@@ -170,7 +170,7 @@ mod tests {
     fn everything_comes_out_at_once_and_in_order() {
         let (sender, mailbox) = mailbox::<u32, ()>();
         let other = sender.clone();
-        assert_eq!(mailbox.take_now(), []);
+        assert!(mailbox.take_now().is_empty());
         for (sender, item) in [(&sender, 1), (&other, 2), (&sender, 3)] {
             sender.send(item).unwrap();
         }

@@ -113,11 +113,11 @@ impl Runner {
 }
 
 fn padding_never(logits: Tensor<2>, tokens: usize) -> Tensor<2> {
-    let [_, vocab_size] = logits.dims();
+    let [rows, vocab_size] = logits.dims();
     if tokens >= vocab_size {
         return logits;
     }
     let index = Tensor::<1, Int>::arange(0..vocab_size as i64, &logits.device());
     let padding: Tensor<2, Bool> = index.greater_equal_elem(tokens as i64).unsqueeze();
-    logits.mask_fill(padding.expand([logits.dims()[0], vocab_size]), NEVER)
+    logits.mask_fill(padding.expand([rows, vocab_size]), NEVER)
 }

@@ -115,7 +115,8 @@ impl Runner {
 
     /// Computes the shares in one forward.
     fn launch_part(&mut self, shares: &[Share], propose: usize, seconds: &mut StepSeconds) -> Part {
-        let clock = Clock::new(&self.device, self.config.profile);
+        let device = self.device.clone();
+        let clock = Clock::new(&device, self.config.profile);
         let layout = Layout::new(shares);
         let drafting = self.draft_kv.is_some() && shares.iter().any(|share| share.drafting);
 
@@ -248,7 +249,7 @@ impl Part {
         let values = integers.map_or_else(Vec::new, |data| ids(data));
         let (ids, rest) = values.split_at(layout.padded() * layout.width);
         let (accepted, proposed) = rest.split_at(layout.padded());
-        let mut logprobs = logprobs.map(Logprobs::read);
+        let mut logprobs = logprobs;
         let mut prompt_logprobs: VecDeque<_> = prompt_logprobs.into();
         let share = |place: &Place| {
             let mut result = ShareResult::default();

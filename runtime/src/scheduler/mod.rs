@@ -75,6 +75,8 @@ pub(crate) struct NewSequence {
 pub(crate) struct Counts {
     pub(crate) waiting: usize,
     pub(crate) running: usize,
+    /// Without the sink.
+    pub(crate) total_pages: usize,
     pub(crate) free_pages: usize,
     pub(crate) held_pages: usize,
     pub(crate) cached_pages: usize,
@@ -240,6 +242,7 @@ impl Scheduler {
         Counts {
             waiting: self.waiting.len(),
             running: self.running.len(),
+            total_pages: self.blocks.total() - 1,
             free_pages: self.blocks.free(),
             held_pages: self.blocks.held(),
             cached_pages: self.blocks.cached(),
