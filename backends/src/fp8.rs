@@ -95,6 +95,18 @@ impl Fp8Matrix {
         Fp8Matrix { words, scales, values, width, group, activations }
     }
 
+    /// A matrix with one scale a row, made of `values` that are on the device already: `words
+    /// [rows, ⌈width / 4⌉]`, `scales [rows, 1]`, `values [256]` of the codes in order.
+    pub(crate) fn of_codes(
+        words: Tensor<2, Int>,
+        scales: Tensor<2>,
+        values: Tensor<1>,
+        width: usize,
+    ) -> Self {
+        let activations = Activations::Float;
+        Fp8Matrix { words, scales, values, width, group: width, activations }
+    }
+
     /// Rows and columns.
     pub fn dims(&self) -> [usize; 2] {
         [self.words.dims()[0], self.width]
@@ -152,7 +164,8 @@ impl Fp8Matrix {
     }
 }
 
-fn values(device: &Device) -> Tensor<1> {
+/// The value of every code, `[256]`, f32.
+pub(crate) fn values(device: &Device) -> Tensor<1> {
     let values: Vec<f32> = (0..=255).map(decode).collect();
     Tensor::from_data(TensorData::new(values, [256]), (device, DType::F32))
 }

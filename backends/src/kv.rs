@@ -1,9 +1,68 @@
 //! Layout of the paged KV cache: how many bytes a page has and where a slot lies. Which
 //! sequence owns which page is the runtime's business.
 
-use burn::tensor::{DType, Device, Int, Tensor};
+mod layer;
+mod pool;
+mod rows;
+mod tables;
 
-use crate::ops;
+use burn::tensor::DType;
+
+use crate::fp8::CODES_PER_WORD;
+
+pub use layer::KvLayer;
+pub use pool::KvPool;
+pub use rows::{Fp8Rows, KvRows};
+pub use tables::PageTables;
+
+/// What the values of a cache are stored in, whatever the model computes in: they are converted
+/// when they are written and when they are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KvFormat {
+    /// A float dtype.
+    Float(DType),
+    /// E4M3 codes, four in a 32-bit word, with f32 scales: one for each token and KV head, or (MLA)
+    /// one for the latent and one for the rotated key of each token.
+    Fp8,
+}
+
+impl From<DType> for KvFormat {
+    fn from(dtype: DType) -> Self {
+        KvFormat::Float(dtype)
+    }
+}
+
+impl KvFormat {
+    /// Name in messages and reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            KvFormat::Float(dtype) => dtype.name(),
+            KvFormat::Fp8 => "fp8",
+        }
+    }
+
+    /// Bytes of `width` values that share a scale.
+    pub fn bytes(self, width: usize) -> usize {
+        match self {
+            KvFormat::Float(dtype) => width * dtype.size(),
+            KvFormat::Fp8 => (words(width) + 1) * size_of::<f32>(),
+        }
+    }
+}
+
+/// Words that `width` codes take.
+fn words(width: usize) -> usize {
+    width.div_ceil(CODES_PER_WORD)
+}
+
+/// Neighbouring values of a row which are quantised together: `count` times `width`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Parts {
+    /// How many there are.
+    pub count: usize,
+    /// Values in each.
+    pub width: usize,
+}
 
 /// Shape of the cache of one model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,179 +116,41 @@ impl KvSpec {
         }
     }
 
-    /// Bytes that one token takes in all layers with values of `dtype`.
-    pub fn bytes_per_token(&self, dtype: DType) -> usize {
-        let values = match *self {
-            KvSpec::Gqa { layers, kv_heads, head_dim, .. } => 2 * layers * kv_heads * head_dim,
-            KvSpec::Mla { layers, latent, rope, .. } => layers * (latent + rope),
-        };
-        values * dtype.size()
+    /// Bytes that one token takes in all layers, scales included.
+    pub fn bytes_per_token(&self, format: impl Into<KvFormat>) -> usize {
+        let format = format.into();
+        match *self {
+            KvSpec::Gqa { layers, kv_heads, head_dim, .. } => {
+                2 * layers * kv_heads * format.bytes(head_dim)
+            }
+            KvSpec::Mla { layers, latent, rope, .. } => {
+                layers * (format.bytes(latent) + format.bytes(rope))
+            }
+        }
     }
 
-    /// Bytes that one page takes in all layers.
-    pub fn bytes_per_page(&self, dtype: DType) -> usize {
-        self.bytes_per_token(dtype) * self.page_size()
+    /// Bytes that one page takes in all layers, scales included.
+    pub fn bytes_per_page(&self, format: impl Into<KvFormat>) -> usize {
+        self.bytes_per_token(format) * self.page_size()
     }
 
-    fn layers(&self) -> usize {
+    pub(crate) fn layers(&self) -> usize {
         match *self {
             KvSpec::Gqa { layers, .. } | KvSpec::Mla { layers, .. } => layers,
         }
     }
-}
 
-/// The cache of one layer. A slot is `page * page_size + row`.
-#[derive(Debug)]
-pub struct KvLayer(Rows);
-
-#[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "one for each layer of a model")]
-enum Rows {
-    /// Both `[slots, kv_heads * head_dim]`.
-    Gqa { keys: Tensor<2>, values: Tensor<2> },
-    /// `[slots, latent + rope]`
-    Mla(Tensor<2>),
-}
-
-impl KvLayer {
-    fn zeros(spec: KvSpec, slots: usize, dtype: DType, device: &Device) -> Self {
-        let zeros = |width| Tensor::zeros([slots, width], (device, dtype));
-        KvLayer(match spec {
+    /// Of what each row of a layer's tensors consists.
+    fn parts(&self) -> Vec<Parts> {
+        match *self {
             KvSpec::Gqa { kv_heads, head_dim, .. } => {
-                let width = kv_heads * head_dim;
-                Rows::Gqa { keys: zeros(width), values: zeros(width) }
+                vec![Parts { count: kv_heads, width: head_dim }]
             }
-            KvSpec::Mla { latent, rope, .. } => Rows::Mla(zeros(latent + rope)),
-        })
-    }
-
-    fn grow(&mut self, slots: usize) {
-        let grow = |rows: &mut Tensor<2>| {
-            let [_, width] = rows.dims();
-            let fresh = Tensor::zeros([slots, width], (&rows.device(), rows.dtype()));
-            rows.inplace(|held| Tensor::cat(vec![held, fresh], 0));
-        };
-        match &mut self.0 {
-            Rows::Gqa { keys, values } => {
-                grow(keys);
-                grow(values);
+            KvSpec::Mla { latent, rope, .. } => {
+                vec![Parts { count: 1, width: latent }, Parts { count: 1, width: rope }]
             }
-            Rows::Mla(rows) => grow(rows),
         }
     }
-
-    /// Stores one row of keys and values per token at `slots`.
-    ///
-    /// Shapes: `keys`, `values` `[tokens, kv_heads * head_dim]`, `slots [tokens]`.
-    ///
-    /// # Panics
-    /// When the layer holds latents.
-    pub fn write(&mut self, keys: Tensor<2>, values: Tensor<2>, slots: Tensor<1, Int>) {
-        let Rows::Gqa { keys: held_keys, values: held_values } = &mut self.0 else {
-            panic!("keys and values for a layer of latents")
-        };
-        held_keys.inplace(|pages| ops::kv_write(pages, keys, slots.clone()));
-        held_values.inplace(|pages| ops::kv_write(pages, values, slots));
-    }
-
-    /// Stores one row per token at `slots`: the latent, after its norm, then the rotated key.
-    ///
-    /// Shapes: `rows [tokens, latent + rope]`, `slots [tokens]`.
-    ///
-    /// # Panics
-    /// When the layer holds keys and values.
-    pub fn write_latents(&mut self, rows: Tensor<2>, slots: Tensor<1, Int>) {
-        let Rows::Mla(held) = &mut self.0 else { panic!("latents for a layer of keys and values") };
-        held.inplace(|pages| ops::kv_write(pages, rows, slots));
-    }
-
-    /// Key rows, `[slots, kv_heads * head_dim]`.
-    ///
-    /// # Panics
-    /// When the layer holds latents.
-    pub fn keys(&self) -> &Tensor<2> {
-        let Rows::Gqa { keys, .. } = &self.0 else { panic!("a layer of latents has no keys") };
-        keys
-    }
-
-    /// Value rows, `[slots, kv_heads * head_dim]`.
-    ///
-    /// # Panics
-    /// When the layer holds latents.
-    pub fn values(&self) -> &Tensor<2> {
-        let Rows::Gqa { values, .. } = &self.0 else { panic!("a layer of latents has no values") };
-        values
-    }
-
-    /// Latent and rotated key of each slot, `[slots, latent + rope]`.
-    ///
-    /// # Panics
-    /// When the layer holds keys and values.
-    pub fn latents(&self) -> &Tensor<2> {
-        let Rows::Mla(rows) = &self.0 else { panic!("a layer of keys has no latents") };
-        rows
-    }
-}
-
-/// The pages of all layers. Page 0 is the sink: padded rows of a step write there, and no
-/// sequence ever owns it.
-#[derive(Debug)]
-pub struct KvPool {
-    spec: KvSpec,
-    pages: usize,
-    layers: Vec<KvLayer>,
-}
-
-impl KvPool {
-    /// A pool of `pages` zeroed pages, the sink included.
-    pub fn new(spec: KvSpec, pages: usize, dtype: DType, device: &Device) -> Self {
-        let slots = pages * spec.page_size();
-        let layer = |_| KvLayer::zeros(spec, slots, dtype, device);
-        let layers = (0..spec.layers()).map(layer).collect();
-        KvPool { spec, pages, layers }
-    }
-
-    /// Adds zeroed pages until there are `pages`; what is stored stays where it is.
-    pub fn grow(&mut self, pages: usize) {
-        if pages <= self.pages {
-            return;
-        }
-        for layer in &mut self.layers {
-            layer.grow((pages - self.pages) * self.spec.page_size());
-        }
-        self.pages = pages;
-    }
-
-    /// Pages in the pool, the sink included.
-    pub fn pages(&self) -> usize {
-        self.pages
-    }
-
-    /// Shape of the cache.
-    pub fn spec(&self) -> KvSpec {
-        self.spec
-    }
-
-    /// The cache of layer `index`.
-    pub fn layer(&mut self, index: usize) -> &mut KvLayer {
-        &mut self.layers[index]
-    }
-}
-
-/// Which cached rows each token of a step may see. All fields are device tensors of a fixed
-/// shape, so that a captured step can be replayed with new contents.
-#[derive(Debug)]
-pub struct PageTables {
-    /// Sequence row of each token, `[tokens]`; a padded token belongs to sequence 0.
-    pub sequences: Tensor<1, Int>,
-    /// Position of each token in its sequence, `[tokens]`; 0 for a padded token.
-    pub positions: Tensor<1, Int>,
-    /// Pages of each sequence in order, `[sequences, pages]`, filled up with the sink.
-    pub block_tables: Tensor<2, Int>,
-    /// First token of each sequence and one past the last, `[sequences + 1]`.
-    pub query_starts: Tensor<1, Int>,
-    /// Tokens of each sequence in the cache once this step is done, `[sequences]`.
-    pub lengths: Tensor<1, Int>,
 }
 
 #[cfg(test)]
@@ -237,43 +158,25 @@ mod tests {
     use super::*;
 
     const AIR: KvSpec = KvSpec::Gqa { layers: 46, kv_heads: 8, head_dim: 128, page_size: 64 };
+    const FLASH: KvSpec = KvSpec::Mla { layers: 47, latent: 512, rope: 64, page_size: 64 };
 
     #[test]
     fn air_takes_188416_bytes_a_token_in_bf16() {
         assert_eq!(AIR.bytes_per_token(DType::BF16), 188_416);
         assert_eq!(AIR.bytes_per_page(DType::F32), 64 * 2 * 188_416);
+        // 128 codes and a scale for each head of the keys and of the values.
+        assert_eq!(AIR.bytes_per_token(KvFormat::Fp8), 46 * 2 * 8 * (128 + 4));
     }
 
     #[test]
     fn flash_takes_54144_bytes_a_token_in_bf16() {
-        let flash = KvSpec::Mla { layers: 47, latent: 512, rope: 64, page_size: 64 };
-        assert_eq!(flash.bytes_per_token(DType::BF16), 54_144);
-        assert_eq!(flash.with_layers(1).bytes_per_page(DType::BF16), 64 * 1152);
+        assert_eq!(FLASH.bytes_per_token(DType::BF16), 54_144);
+        assert_eq!(FLASH.with_layers(1).bytes_per_page(DType::BF16), 64 * 1152);
+        assert_eq!(FLASH.bytes_per_token(KvFormat::Fp8), 47 * (512 + 64 + 2 * 4));
     }
 
     #[test]
-    #[cfg(feature = "cpu")]
-    fn growing_keeps_what_is_stored() {
-        let device = Device::flex();
-        let gqa = KvSpec::Gqa { layers: 1, kv_heads: 1, head_dim: 2, page_size: 2 };
-        let mla = KvSpec::Mla { layers: 1, latent: 1, rope: 1, page_size: 2 };
-        let row = || Tensor::<2>::from_data([[1.0, 2.0]], &device);
-        let slot = || Tensor::from_data([3], &device);
-        for spec in [gqa, mla] {
-            let mut pool = KvPool::new(spec, 2, DType::F32, &device);
-            match spec {
-                KvSpec::Gqa { .. } => pool.layer(0).write(row(), row(), slot()),
-                KvSpec::Mla { .. } => pool.layer(0).write_latents(row(), slot()),
-            }
-            pool.grow(4);
-            let rows = match spec {
-                KvSpec::Gqa { .. } => pool.layer(0).values().to_data(),
-                KvSpec::Mla { .. } => pool.layer(0).latents().to_data(),
-            };
-            let rows = rows.try_to_vec_as::<f32>().unwrap();
-            assert_eq!(rows[6..8], [1.0, 2.0]);
-            assert_eq!(rows.len(), 16);
-            assert!(rows.iter().enumerate().all(|(i, v)| *v == 0.0 || (6..8).contains(&i)));
-        }
+    fn codes_fill_whole_words() {
+        assert_eq!([1, 4, 5].map(|width| KvFormat::Fp8.bytes(width)), [8, 8, 12]);
     }
 }

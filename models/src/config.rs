@@ -8,6 +8,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use glm_backends::kv::KvFormat;
 use serde_json::{Map, Value};
 
 use crate::plan::Attention;
@@ -127,11 +128,8 @@ impl Config {
 
     /// Bytes that one token adds to the KV cache over all layers of the main model.
     #[must_use]
-    pub fn kv_bytes_per_token(&self, bytes_per_value: usize) -> u64 {
-        match self {
-            Self::Glm4Moe(config) => config.kv_bytes_per_token(bytes_per_value),
-            Self::Glm4MoeLite(config) => config.kv_bytes_per_token(bytes_per_value),
-        }
+    pub fn kv_bytes_per_token(&self, kv: KvFormat) -> u64 {
+        narrow(wide(self.num_hidden_layers()) * self.attention().kv_bytes(1, kv))
     }
 
     /// Whether the main model has no use for a tensor of a checkpoint.
@@ -149,7 +147,8 @@ impl Config {
             },
             Self::Glm4MoeLite(config) => Attention::Latent {
                 heads: config.num_attention_heads,
-                width: config.kv_lora_rank + config.qk_rope_head_dim,
+                latent: config.kv_lora_rank,
+                rope: config.qk_rope_head_dim,
                 value_dim: config.v_head_dim,
             },
         }

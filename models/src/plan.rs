@@ -22,7 +22,7 @@ mod stored;
 mod tests;
 
 pub use burn::tensor::DType;
-use glm_backends::kv::KvSpec;
+use glm_backends::kv::{KvFormat, KvSpec};
 
 use crate::config::{Config, ScaleLayout, Skeleton, narrow, wide};
 use crate::inventory::{Division, Form, Part, TensorGroup};
@@ -42,8 +42,8 @@ pub struct Demand {
     pub dtype: DType,
     /// Whether weights become FP8 on loading.
     pub quantise: Quantise,
-    /// Bytes of one value in the KV cache.
-    pub kv_value_bytes: usize,
+    /// What the KV cache is stored in.
+    pub kv: KvFormat,
     /// Whether prediction layers are loaded, with a cache of their own.
     pub mtp: bool,
     /// Tokens of each sequence, prompt and answer.
@@ -80,7 +80,19 @@ pub(crate) enum Attention {
     /// Keys and values of each KV head are cached.
     Grouped { heads: usize, kv_heads: usize, head_dim: usize },
     /// A latent and a rotated key are cached for all heads together.
-    Latent { heads: usize, width: usize, value_dim: usize },
+    Latent { heads: usize, latent: usize, rope: usize, value_dim: usize },
+}
+
+impl Attention {
+    /// Bytes that a token adds to the cache of a layer on each of `tensor` devices.
+    pub(crate) fn kv_bytes(self, tensor: usize, kv: KvFormat) -> u128 {
+        match self {
+            Attention::Grouped { kv_heads, head_dim, .. } => {
+                2 * wide(kv_heads.div_ceil(tensor)) * wide(kv.bytes(head_dim))
+            }
+            Attention::Latent { latent, rope, .. } => wide(kv.bytes(latent)) + wide(kv.bytes(rope)),
+        }
+    }
 }
 
 /// Bytes on one device.
@@ -233,7 +245,9 @@ impl Plan {
         let (context, hidden) = (wide(context), wide(skeleton.hidden_size));
         let (heads, query, value) = match self.attention {
             Attention::Grouped { heads, head_dim, .. } => (heads, head_dim, head_dim),
-            Attention::Latent { heads, width, value_dim } => (heads, width, value_dim),
+            Attention::Latent { heads, latent, rope, value_dim } => {
+                (heads, latent + rope, value_dim)
+            }
         };
         let heads = wide(heads.div_ceil(layout.tensor));
         let attention = heads * (2 * wide(query) + wide(value));
@@ -285,12 +299,13 @@ impl Plan {
             Attention::Grouped { kv_heads, head_dim, .. } => {
                 2 * wide(kv_heads.div_ceil(tensor)) * wide(head_dim)
             }
-            Attention::Latent { width, .. } => wide(width),
+            Attention::Latent { latent, rope, .. } => wide(latent) + wide(rope),
         }
     }
 
+    /// Bytes that a token adds to the cache on each of `tensor` devices, scales included.
     fn kv_bytes_of_a_token(&self, tensor: usize, layers: usize) -> u128 {
-        self.cached_values(tensor) * wide(layers) * wide(self.demand.kv_value_bytes)
+        wide(layers) * self.attention.kv_bytes(tensor, self.demand.kv)
     }
 
     fn cached_layers(&self) -> usize {

@@ -64,7 +64,7 @@ pub(crate) fn check_memory(
         let demand = Demand {
             dtype,
             quantise,
-            kv_value_bytes: dtype.size(),
+            kv: dtype.into(),
             mtp: config.parts == Parts::MainAndMtp,
             context: 1,
             batch: 1,

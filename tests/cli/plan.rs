@@ -75,7 +75,10 @@ fn the_numbers_of_a_model_need_its_config_json_alone() {
 
     let fp8 = ["--quant", "fp8", "--kv-dtype", "fp8", "--batch", "8", "--gpu", "1xH100"];
     let small = plan(&[&[text(folder.path())], &fp8[..]].concat());
-    assert_eq!((&small["kv_bytes_per_token"], &small["batch"]), (&json!(27_072), &json!(8)));
+    assert_eq!(
+        (&small["kv_bytes_per_token"], &small["batch"]),
+        (&json!(47 * (512 + 64 + 2 * 4)), &json!(8))
+    );
     assert_eq!(small["weights_bytes"], found["weights_bytes_by_format"]["fp8"]);
     assert!(rate(&small) > rate(&found), "{small:#}");
     let mtp = plan(&[text(folder.path()), "--mtp", "--gpu", "H100"]);

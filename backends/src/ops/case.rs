@@ -4,7 +4,7 @@
 use burn::tensor::{DType, Device, Int, Shape, Tensor, TensorData};
 
 use crate::fp8::{Activations, CODES_PER_WORD, Fp8Matrix};
-use crate::kv::PageTables;
+use crate::kv::{KvFormat, PageTables};
 
 /// One op and the inputs it is tried on.
 #[derive(Debug)]
@@ -66,6 +66,19 @@ impl Inputs {
         Tensor::from_data(TensorData::new(values, Shape::from(shape)), (&self.device, DType::F32))
     }
 
+    /// Values in `(-1, 1)` for a cache in `format`: multiples of 1/128, which every float dtype
+    /// holds exactly, and for FP8 any, because coarse ones would lie between two codes.
+    pub(super) fn cached<const D: usize>(
+        &mut self,
+        shape: [usize; D],
+        format: KvFormat,
+    ) -> Tensor<D> {
+        match format {
+            KvFormat::Float(_) => (self.floats(shape, 1.0) * 128.0).floor() / 128.0,
+            KvFormat::Fp8 => self.floats(shape, 1.0),
+        }
+    }
+
     /// Uniform integers below `bound`.
     pub fn ints<const D: usize>(&mut self, shape: [usize; D], bound: usize) -> Tensor<D, Int> {
         let count = shape.iter().product();
@@ -105,6 +118,28 @@ impl Inputs {
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 53) as f64
+    }
+}
+
+/// What a cache is stored in, as a dimension of a case.
+pub(super) mod kv_format {
+    use super::{DType, Device, KvFormat};
+
+    pub(crate) const F32: usize = 0;
+    pub(crate) const BF16: usize = 1;
+    pub(crate) const F16: usize = 2;
+    pub(crate) const FP8: usize = 3;
+
+    /// The format, or f32 where the device lacks its dtype: with coarse inputs that is the same.
+    pub(crate) fn on(format: usize, device: &Device) -> KvFormat {
+        let dtype = match format {
+            F32 => DType::F32,
+            BF16 => DType::BF16,
+            F16 => DType::F16,
+            FP8 => return KvFormat::Fp8,
+            other => panic!("format {other}"),
+        };
+        KvFormat::Float(if device.supports_dtype(dtype) { dtype } else { DType::F32 })
     }
 }
 

@@ -56,7 +56,7 @@ pub(crate) struct PlanArgs {
     /// Quantise the weights while loading: none or fp8 (one byte a weight)
     #[arg(long, default_value = "none", help_heading = "Use")]
     pub(crate) quant: QuantChoice,
-    /// Number format of the KV cache; auto is that of --dtype, the only one that glm runs today
+    /// Number format of the KV cache; auto is that of --dtype
     #[arg(long, value_enum, default_value_t = KvDtype::Auto, help_heading = "Use")]
     pub(crate) kv_dtype: KvDtype,
     /// Count the multi-token-prediction layer too
@@ -73,5 +73,7 @@ pub(crate) struct PlanArgs {
 pub(crate) enum KvDtype {
     Auto,
     Bf16,
+    F16,
+    F32,
     Fp8,
 }

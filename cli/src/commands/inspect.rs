@@ -97,7 +97,7 @@ impl<'a> Facts<'a> {
     }
 
     fn kv_bytes_per_token(&self) -> u64 {
-        self.config.kv_bytes_per_token(self.dtype.size())
+        self.config.kv_bytes_per_token(self.dtype.into())
     }
 
     /// Weights of the main model; prediction (MTP) layers are not loaded.
@@ -105,7 +105,7 @@ impl<'a> Facts<'a> {
         let demand = Demand {
             dtype: self.dtype,
             quantise: self.quant.quantise(),
-            kv_value_bytes: self.dtype.size(),
+            kv: self.dtype.into(),
             mtp: false,
             context: 1,
             batch: 1,

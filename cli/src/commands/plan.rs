@@ -3,6 +3,7 @@
 use anyhow::{Result, ensure};
 use clap::CommandFactory;
 use clap::error::ErrorKind;
+use glm_backends::kv::KvFormat;
 use glm_models::config::Config;
 use glm_models::inventory::Part;
 use glm_models::plan::{self, DType, Demand, ExpertSplit, Gpu, Layout, Load, Plan, Prediction};
@@ -26,7 +27,7 @@ pub(crate) fn plan(args: &PlanArgs) -> Result<Outcome> {
     let machine = Machine::read(args)?;
     let sizes = Sizes::read(args.model.as_deref(), &args.source)?;
     let demand = demand(args, &sizes.config)?;
-    let report = Report::new(sizes, demand, machine, args.kv_dtype);
+    let report = Report::new(sizes, demand, machine);
     ui::output(&if args.json { json::object(&report) } else { text::page(&report) })?;
     Ok(Outcome::Done)
 }
@@ -81,10 +82,12 @@ fn demand(args: &PlanArgs, config: &Config) -> Result<Demand> {
     Ok(Demand {
         dtype,
         quantise: args.quant.quantise(),
-        kv_value_bytes: match args.kv_dtype {
-            KvDtype::Auto => dtype.size(),
-            KvDtype::Bf16 => 2,
-            KvDtype::Fp8 => 1,
+        kv: match args.kv_dtype {
+            KvDtype::Auto => dtype.into(),
+            KvDtype::Bf16 => DType::BF16.into(),
+            KvDtype::F16 => DType::F16.into(),
+            KvDtype::F32 => DType::F32.into(),
+            KvDtype::Fp8 => KvFormat::Fp8,
         },
         mtp: args.mtp,
         context,
@@ -109,7 +112,7 @@ struct Report {
 }
 
 impl Report {
-    fn new(sizes: Sizes, demand: Demand, machine: Option<Machine>, kv: KvDtype) -> Self {
+    fn new(sizes: Sizes, demand: Demand, machine: Option<Machine>) -> Self {
         let plan = Plan::new(&sizes.config, demand);
         let table = match machine {
             Some(_) => Vec::new(),
@@ -119,11 +122,7 @@ impl Report {
             }
         };
         Self {
-            kv_dtype: match kv {
-                KvDtype::Auto => demand.dtype.name(),
-                KvDtype::Bf16 => "bf16",
-                KvDtype::Fp8 => "fp8",
-            },
+            kv_dtype: demand.kv.name(),
             formats: formats(&sizes.config, demand),
             verdict: machine.map(|machine| Verdict::new(&plan, machine)),
             table,

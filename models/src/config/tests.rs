@@ -1,6 +1,8 @@
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
+use burn::tensor::DType;
+use glm_backends::kv::KvFormat;
 use serde_json::{Value, json};
 
 use super::{ActivationScheme, Config, ConfigError, Parameters, ScaleLayout};
@@ -10,6 +12,8 @@ use crate::inventory::TensorGroup;
 mod lite;
 
 pub(crate) use lite::flash_config;
+
+const BF16: KvFormat = KvFormat::Float(DType::BF16);
 
 /// GLM-4.5-Air's published file.
 fn air() -> Value {
@@ -152,8 +156,8 @@ fn parameter_counts_of_the_published_models() {
     let large = accepted(&large());
     let wanted = Parameters { total: 352_797_829_024, active: 32_080_373_664, mtp: 5_539_962_272 };
     assert_eq!(large.parameters(), wanted);
-    assert_eq!(large.kv_bytes_per_token(2), 376_832);
-    assert_eq!(accepted(&json!({})).kv_bytes_per_token(2), 188_416);
+    assert_eq!(large_config(&json!({})).kv_bytes_per_token(BF16), 376_832);
+    assert_eq!(air_config(&json!({})).kv_bytes_per_token(BF16), 188_416);
 
     let tensors = |groups: Vec<TensorGroup>| groups.iter().map(TensorGroup::count).sum::<u128>();
     assert_eq!(tensors(large.tensor_groups()), 44_691);
@@ -184,7 +188,7 @@ fn sizes_do_not_overflow() {
         "partial_rotary_factor": 0.1
     }));
     assert_eq!(config.parameters().total, u64::MAX);
-    assert_eq!(config.kv_bytes_per_token(4), u64::MAX);
+    assert_eq!(Config::Glm4Moe(config).kv_bytes_per_token(BF16), u64::MAX);
 }
 
 #[test]

@@ -1,8 +1,8 @@
 //! The dimensions and choices of a `glm4_moe` checkpoint.
 
 use crate::config::{
-    ConfigError, Fields, Parameters, Quantization, Rope, Skeleton, first_dense_layers, narrow,
-    prediction_layers, refuse_other_formulas, stored_dtype, wide,
+    ConfigError, Fields, Parameters, Quantization, Rope, Skeleton, first_dense_layers,
+    prediction_layers, refuse_other_formulas, stored_dtype,
 };
 
 /// `config.json` of a `glm4_moe` checkpoint, under the file's own names.
@@ -160,13 +160,6 @@ impl Config {
     #[must_use]
     pub fn parameters(&self) -> Parameters {
         self.skeleton().parameters(&self.tensor_groups())
-    }
-
-    /// Bytes that one token adds to the KV cache over all layers of the main model.
-    #[must_use]
-    pub fn kv_bytes_per_token(&self, bytes_per_value: usize) -> u64 {
-        let values = 2 * wide(self.num_key_value_heads) * wide(self.head_dim);
-        narrow(values * wide(self.num_hidden_layers) * wide(bytes_per_value))
     }
 
     /// Refuses dimensions that do not fit together.

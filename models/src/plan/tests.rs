@@ -19,7 +19,7 @@ fn fp8() -> serde_json::Value {
 const DEMAND: Demand = Demand {
     dtype: DType::BF16,
     quantise: Quantise::No,
-    kv_value_bytes: 2,
+    kv: KvFormat::Float(DType::BF16),
     mtp: false,
     context: 32_768,
     batch: 1,
@@ -105,16 +105,16 @@ fn ignored_layers_stay_in_floats() {
 
 #[test]
 fn a_token_of_cache() {
-    for (config, bf16, layer) in [
-        (large_config(&json!({})), 376_832, 4096),
-        (air_config(&json!({})), 188_416, 4096),
-        (flash_config(), 54_144, 1152),
+    // Bytes of a layer in BF16 and, with its scales, in FP8; layers.
+    for (config, bf16, fp8, layers) in [
+        (large_config(&json!({})), 4096, 2 * 8 * (128 + 4), 92),
+        (air_config(&json!({})), 4096, 2 * 8 * (128 + 4), 46),
+        (flash_config(), 1152, 512 + 64 + 2 * 4, 47),
     ] {
-        let of = |kv_value_bytes, mtp| {
-            Plan::new(&config, Demand { kv_value_bytes, mtp, ..DEMAND }).kv_bytes_per_token()
-        };
-        assert_eq!([of(2, false), of(1, false)], [bf16, bf16 / 2]);
-        assert_eq!([of(2, true), of(1, true)], [bf16 + layer, (bf16 + layer) / 2]);
+        let of = |kv, mtp| Plan::new(&config, Demand { kv, mtp, ..DEMAND }).kv_bytes_per_token();
+        for (kv, layer) in [(DEMAND.kv, bf16), (KvFormat::Fp8, fp8)] {
+            assert_eq!([of(kv, false), of(kv, true)], [layers * layer, (layers + 1) * layer]);
+        }
     }
 }
 
@@ -292,7 +292,7 @@ fn the_model_cards_tables() {
         ("GLM-4.7-Flash", flash_config(), FULL, 2, None),
     ];
     for (name, config, context, card, differs) in cells {
-        let demand = Demand { kv_value_bytes: 1, mtp: true, context, batch: 8, ..DEMAND };
+        let demand = Demand { kv: KvFormat::Fp8, mtp: true, context, batch: 8, ..DEMAND };
         let plan = Plan::new(&config, demand);
         let usable = h100.usable_bytes;
         let found = plan.smallest_layout(usable).expect("fits on some number").devices;

@@ -5,10 +5,14 @@ mod reference;
 
 use burn::tensor::{Int, Tensor};
 
-/// Replaces the rows of `pages` at `slots` by `rows`, in place where `pages` is the only handle.
+use crate::kv::KvRows;
+
+/// Replaces the rows of `pages` at `slots` by `rows`, in place where `pages` are the only handle.
+/// Floats are converted to the dtype of `pages`; for FP8 each part of a row is quantised as
+/// [`quantise_fp8`](super::quantise_fp8) does it, with a scale of its own.
 ///
-/// Shapes: `pages [slots, width]`, `rows [tokens, width]`, `slots [tokens]` → `pages`. Slots of
-/// live tokens are distinct; padded tokens share the sink page and may overwrite each other.
-pub fn kv_write(pages: Tensor<2>, rows: Tensor<2>, slots: Tensor<1, Int>) -> Tensor<2> {
-    reference::kv_write(pages, rows, slots)
+/// Shapes: `pages` of `width` values a slot, `rows [tokens, width]`, `slots [tokens]`. Slots of live
+/// tokens are distinct; padded tokens share the sink page and may overwrite each other.
+pub fn kv_write(pages: &mut KvRows, rows: Tensor<2>, slots: Tensor<1, Int>) {
+    reference::kv_write(pages, rows, slots);
 }

@@ -19,7 +19,7 @@ pub(super) fn mla_attention(
     let [_, heads, nope] = q.nope.dims();
     let dtype = q.nope.dtype();
     let up = UpProjection { matrix: kv_b.dense(dtype), heads, nope };
-    let rows = layer.latents().clone().select(0, slots(tables, page_size)).cast(dtype);
+    let rows = layer.latents().gather(slots(tables, page_size), dtype);
     let latents = rows.clone().slice(s![.., 0..up.latent()]);
     let q_nope = q.nope.swap_dims(0, 1);
     let q_rope = q.rope.swap_dims(0, 1);

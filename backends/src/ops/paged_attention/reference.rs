@@ -1,6 +1,6 @@
 use burn::tensor::{DType, Tensor, activation::softmax};
 
-use crate::kv::{KvLayer, PageTables};
+use crate::kv::{KvLayer, KvRows, PageTables};
 use crate::ops::pages::{HIDDEN, hidden, slots};
 
 /// Gathers the pages of all sequences, scores every token against every gathered row and masks
@@ -13,16 +13,14 @@ pub(super) fn paged_attention(
     scale: f64,
 ) -> Tensor<3> {
     let [tokens, heads, head_dim] = q.dims();
-    let [_, width] = layer.keys().dims();
-    let kv_heads = width / head_dim;
+    let kv_heads = layer.keys().width() / head_dim;
     let group = heads / kv_heads;
     let dtype = q.dtype();
 
     let slots = slots(tables, page_size);
     let [rows] = slots.dims();
-    let gather = |pages: &Tensor<2>| {
-        pages.clone().select(0, slots.clone()).cast(dtype).reshape([rows, kv_heads, head_dim])
-    };
+    let gather =
+        |pages: &KvRows| pages.gather(slots.clone(), dtype).reshape([rows, kv_heads, head_dim]);
     // [kv_heads, head_dim, rows] and [kv_heads, rows, head_dim]
     let keys = gather(layer.keys()).permute([1, 2, 0]);
     let values = gather(layer.values()).swap_dims(0, 1);

@@ -3,7 +3,7 @@
 pub(super) mod cases;
 mod reference;
 
-use burn::tensor::{Tensor, s};
+use burn::tensor::{Int, Tensor, s};
 
 /// Activations on the grid of E4M3 with their scales: `x ≈ values * scale`.
 #[derive(Debug, Clone)]
@@ -35,4 +35,10 @@ impl Fp8Activations {
 pub fn quantise_fp8(x: Tensor<2>, group: Option<usize>) -> Fp8Activations {
     let [_, width] = x.dims();
     reference::quantise_fp8(x, group.unwrap_or(width).min(width))
+}
+
+/// The same with one scale a row, as codes: `x [rows, width]` → codes `[rows, width]`, i32, and
+/// scales `[rows, 1]`, f32.
+pub(crate) fn codes_fp8(x: Tensor<2>) -> (Tensor<2, Int>, Tensor<2>) {
+    reference::codes_fp8(x)
 }

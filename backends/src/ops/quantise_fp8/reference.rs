@@ -1,4 +1,4 @@
-use burn::tensor::{DType, Tensor, TensorData, s};
+use burn::tensor::{DType, Int, Tensor, TensorData, s};
 
 use super::Fp8Activations;
 use crate::fp8::MAX;
@@ -29,27 +29,50 @@ pub(super) fn quantise_fp8(x: Tensor<2>, group: usize) -> Fp8Activations {
     }
 }
 
+/// Codes of the nearest E4M3 values of `x / scale` and the scales, one for each row, as
+/// [`quantise_fp8`] chooses them: `[rows, width]` → codes `[rows, width]`, i32, and `[rows, 1]`, f32.
+pub(super) fn codes_fp8(x: Tensor<2>) -> (Tensor<2, Int>, Tensor<2>) {
+    let x: Tensor<3> = x.cast(DType::F32).unsqueeze_dim(1);
+    let scales = x.clone().abs().max_dim(2).div_scalar(MAX).clamp_min(LEAST_SCALE);
+    let x = (x / scales.clone()).clamp(-MAX, MAX);
+    let magnitude = x.clone().abs();
+    let (index, step) = steps(magnitude.clone());
+    // Eight steps, or mantissas, to each exponent; the first eight steps are the subnormal values.
+    let unsigned = index.mul_scalar(8) + to_even(magnitude / step).int();
+    let codes = unsigned + x.lower_elem(0.0).int().mul_scalar(0x80);
+    (codes.cast(DType::I32).squeeze_dim(1), scales.squeeze_dim(1))
+}
+
 /// The nearest E4M3 values of `x` within ±448, ties to even.
 fn rounded(x: Tensor<3>) -> Tensor<3> {
-    let device = x.device();
+    let (_, step) = steps(x.clone().abs());
+    to_even(x / step.clone()) * step
+}
+
+/// For each magnitude, its exponent, counted from the least, and the distance of its neighbours.
+fn steps(magnitude: Tensor<3>) -> (Tensor<3, Int>, Tensor<3>) {
+    let device = magnitude.device();
     // Powers of two come from a table: no device promises them exactly.
     let steps: Vec<f32> = EXPONENTS.map(|exponent| 2f32.powi(exponent - 3)).collect();
     let steps = Tensor::<1>::from_data(TensorData::from(steps.as_slice()), (&device, DType::F32));
     let (least, most) = (*EXPONENTS.start() as f32, *EXPONENTS.end() as f32);
     // A logarithm that is off by its last bit errs only beside a power of two, where both steps
     // round to that power.
-    let exponent = x.clone().abs().clamp_min(2f32.powi(-20)).log().mul_scalar(1.0 / 2f32.ln());
+    let shape = magnitude.dims();
+    let exponent = magnitude.clamp_min(2f32.powi(-20)).log().mul_scalar(1.0 / 2f32.ln());
     let index = exponent.floor().clamp(least, most).sub_scalar(least).int();
-    let shape = x.dims();
-    let step = steps.select(0, index.reshape([-1])).reshape(shape);
+    let step = steps.select(0, index.clone().reshape([-1])).reshape(shape);
+    (index, step)
+}
 
-    let scaled = x / step.clone();
-    let below = scaled.clone().floor();
-    let rest = scaled - below.clone();
+/// The nearest integers, ties to even.
+fn to_even(x: Tensor<3>) -> Tensor<3> {
+    let below = x.clone().floor();
+    let rest = x - below.clone();
     let odd = below.clone() - below.clone().div_scalar(2.0).floor().mul_scalar(2.0);
     let up =
         rest.clone().greater_elem(0.5).bool_or(rest.equal_elem(0.5).bool_and(odd.equal_elem(1.0)));
-    (below + up.float()) * step
+    below + up.float()
 }
 
 #[cfg(all(test, feature = "cpu"))]
@@ -70,9 +93,20 @@ mod tests {
         values.extend([448.0, 1e-10, 0.0]);
         values.extend(values.clone().into_iter().map(|value| -value));
         let tensor = Tensor::<1>::from_data(values.as_slice(), &Device::flex());
-        let got = rounded(tensor.reshape([1, 1, -1])).into_data().try_into_vec_as::<f32>().unwrap();
-        for (value, got) in values.into_iter().zip(got) {
-            assert_eq!(got, fp8::decode(fp8::encode(value)), "{value}");
+        let got = rounded(tensor.clone().reshape([1, 1, -1]))
+            .into_data()
+            .try_into_vec_as::<f32>()
+            .unwrap();
+        for (value, got) in values.iter().zip(got) {
+            assert_eq!(got, fp8::decode(fp8::encode(*value)), "{value}");
+        }
+        // The largest value of the row is 448, so that its scale is 1.
+        let (codes, scales) = codes_fp8(tensor.reshape([1, -1]));
+        assert_eq!(scales.into_scalar::<f32>(), 1.0);
+        let codes = codes.into_data().try_into_vec_as::<i64>().unwrap();
+        for (value, code) in values.into_iter().zip(codes) {
+            let code = u8::try_from(code).unwrap();
+            assert_eq!(fp8::decode(code), fp8::decode(fp8::encode(value)), "{value}");
         }
     }
 

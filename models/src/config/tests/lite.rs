@@ -1,8 +1,7 @@
-use burn::tensor::DType;
 use glm_backends::ranks::Rank;
 use serde_json::{Value, json};
 
-use super::{Config, Parameters, assert_refused, read};
+use super::{BF16, Config, Parameters, assert_refused, read};
 use crate::glm4_moe_lite;
 use crate::model::Model;
 
@@ -60,9 +59,9 @@ fn parameters_and_cache_of_the_published_model() {
     let wanted = Parameters { total: 29_943_393_920, active: 3_262_377_600, mtp: 1_278_094_656 };
     assert_eq!(config.parameters(), wanted);
     assert_eq!(wanted.total + wanted.mtp, 31_221_488_576);
-    assert_eq!(config.kv_bytes_per_token(2), 54_144);
+    assert_eq!(flash_config().kv_bytes_per_token(BF16), 54_144);
     let cache = Model::kv_spec(&flash_config(), Rank::new(1, 4));
-    assert_eq!(cache.bytes_per_token(DType::BF16), 54_144, "every rank holds all of it");
+    assert_eq!(cache.bytes_per_token(BF16), 54_144, "every rank holds all of it");
 }
 
 #[test]
@@ -149,5 +148,6 @@ fn sizes_do_not_overflow() {
         "n_shared_experts": most, "vocab_size": most, "num_nextn_predict_layers": 4096
     }));
     assert_eq!(config.parameters().total, u64::MAX);
-    assert_eq!(config.kv_bytes_per_token(4), 4096 * 4 * (2 * u64::from(most.unsigned_abs()) - 1));
+    let bytes = 4096 * 2 * (2 * u64::from(most.unsigned_abs()) - 1);
+    assert_eq!(Config::Glm4MoeLite(config).kv_bytes_per_token(BF16), bytes);
 }

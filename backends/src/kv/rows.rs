@@ -1,0 +1,124 @@
+use burn::tensor::{DType, Device, Int, Tensor, s};
+
+use super::{KvFormat, Parts, words};
+use crate::fp8::{self, Fp8Matrix};
+use crate::ops;
+
+/// Rows of a cache, one for each slot.
+#[derive(Debug, Clone)]
+#[expect(clippy::large_enum_variant, reason = "a few for each layer of a model")]
+pub enum KvRows {
+    /// `[slots, width]`
+    Float(Tensor<2>),
+    /// Codes and scales.
+    Fp8(Fp8Rows),
+}
+
+/// Rows of E4M3 codes. `value = code * scale`, with one scale for each part of a row.
+#[derive(Debug, Clone)]
+pub struct Fp8Rows {
+    /// Four codes a word, the first in the lowest byte; a part begins with a word.
+    /// `[slots, words]`, i32
+    pub words: Tensor<2, Int>,
+    /// `[slots, parts]`, f32
+    pub scales: Tensor<2>,
+    /// Value of every code, `[256]`, f32.
+    pub(crate) values: Tensor<1>,
+    pub(crate) parts: Vec<Parts>,
+}
+
+impl KvRows {
+    pub(crate) fn zeros(parts: &[Parts], slots: usize, format: KvFormat, device: &Device) -> Self {
+        let sum = |of: fn(&Parts) -> usize| parts.iter().map(of).sum::<usize>();
+        match format {
+            KvFormat::Float(dtype) => {
+                let width = sum(|part| part.count * part.width);
+                KvRows::Float(Tensor::zeros([slots, width], (device, dtype)))
+            }
+            KvFormat::Fp8 => KvRows::Fp8(Fp8Rows {
+                words: Tensor::zeros(
+                    [slots, sum(|part| part.count * words(part.width))],
+                    (device, DType::I32),
+                ),
+                scales: Tensor::zeros([slots, sum(|part| part.count)], (device, DType::F32)),
+                values: fp8::values(device),
+                parts: parts.to_vec(),
+            }),
+        }
+    }
+
+    /// Values of a row.
+    pub fn width(&self) -> usize {
+        match self {
+            KvRows::Float(rows) => rows.dims()[1],
+            KvRows::Fp8(rows) => rows.parts.iter().map(|part| part.count * part.width).sum(),
+        }
+    }
+
+    /// What the values are stored in.
+    pub fn format(&self) -> KvFormat {
+        match self {
+            KvRows::Float(rows) => KvFormat::Float(rows.dtype()),
+            KvRows::Fp8(_) => KvFormat::Fp8,
+        }
+    }
+
+    /// Stores one row per token at `slots`: `rows [tokens, width]`, `slots [tokens]`.
+    pub fn write(&mut self, rows: Tensor<2>, slots: Tensor<1, Int>) {
+        ops::kv_write(self, rows, slots);
+    }
+
+    /// The values at `slots`, in `dtype`: `slots [n]` → `[n, width]`.
+    pub fn gather(&self, slots: Tensor<1, Int>, dtype: DType) -> Tensor<2> {
+        match self {
+            KvRows::Float(rows) => rows.clone().select(0, slots).cast(dtype),
+            KvRows::Fp8(rows) => rows.gather(slots).cast(dtype),
+        }
+    }
+
+    /// Adds zeroed rows at the end.
+    pub(super) fn grow(&mut self, slots: usize) {
+        match self {
+            KvRows::Float(rows) => rows.inplace(|held| {
+                let fresh = Tensor::zeros([slots, held.dims()[1]], (&held.device(), held.dtype()));
+                Tensor::cat(vec![held, fresh], 0)
+            }),
+            KvRows::Fp8(Fp8Rows { words, scales, .. }) => {
+                words.inplace(|held| {
+                    let shape = [slots, held.dims()[1]];
+                    let fresh = Tensor::zeros(shape, (&held.device(), held.dtype()));
+                    Tensor::cat(vec![held, fresh], 0)
+                });
+                scales.inplace(|held| {
+                    let shape = [slots, held.dims()[1]];
+                    let fresh = Tensor::zeros(shape, (&held.device(), held.dtype()));
+                    Tensor::cat(vec![held, fresh], 0)
+                });
+            }
+        }
+    }
+}
+
+impl Fp8Rows {
+    /// The values at `slots`, `[n, width]`, f32.
+    fn gather(&self, slots: Tensor<1, Int>) -> Tensor<2> {
+        let [rows] = slots.dims();
+        let gathered_words = self.words.clone().select(0, slots.clone());
+        let scales = self.scales.clone().select(0, slots);
+        let (mut word, mut scale) = (0, 0);
+        let parts = self.parts.iter().map(|&Parts { count, width }| {
+            let held = words(width);
+            let part = gathered_words.clone().slice(s![.., word..word + count * held]);
+            let part_scales = scales.clone().slice(s![.., scale..scale + count]);
+            (word, scale) = (word + count * held, scale + count);
+            let part = part.reshape([rows * count, held]);
+            let part_scales = part_scales.reshape([rows * count, 1]);
+            let matrix = Fp8Matrix::of_codes(part, part_scales, self.values.clone(), width);
+            matrix.dequantised().reshape([rows, count * width])
+        });
+        match &self.parts[..] {
+            [_] => parts.last().expect("a part"),
+            _ => Tensor::cat(parts.collect(), 1),
+        }
+    }
+}
