@@ -2,6 +2,7 @@
 //! sequence owns which page is the runtime's business.
 
 mod layer;
+mod page;
 mod pool;
 mod rows;
 mod tables;
@@ -11,6 +12,7 @@ use burn::tensor::DType;
 use crate::fp8::CODES_PER_WORD;
 
 pub use layer::KvLayer;
+pub use page::KvPageError;
 pub use pool::KvPool;
 pub use rows::{Fp8Rows, KvRows};
 pub use tables::PageTables;

@@ -77,6 +77,13 @@ impl KvLayer {
     }
 
     /// All that the layer holds.
+    pub(super) fn all_rows(&self) -> Vec<&KvRows> {
+        match &self.0 {
+            Held::Gqa { keys, values } => vec![keys, values],
+            Held::Mla(rows) => vec![rows],
+        }
+    }
+
     pub(super) fn all_rows_mut(&mut self) -> Vec<&mut KvRows> {
         match &mut self.0 {
             Held::Gqa { keys, values } => vec![keys, values],

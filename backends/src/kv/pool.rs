@@ -51,4 +51,12 @@ impl KvPool {
     pub fn layer(&mut self, index: usize) -> &mut KvLayer {
         &mut self.layers[index]
     }
+
+    pub(super) fn all_layers(&self) -> &[KvLayer] {
+        &self.layers
+    }
+
+    pub(super) fn all_layers_mut(&mut self) -> &mut [KvLayer] {
+        &mut self.layers
+    }
 }

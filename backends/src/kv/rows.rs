@@ -1,4 +1,6 @@
-use burn::tensor::{DType, Device, Int, Tensor, s};
+use std::ops::Range;
+
+use burn::tensor::{DType, Device, Int, Tensor, TensorData, s};
 
 use super::{KvFormat, Parts, words};
 use crate::fp8::{self, Fp8Matrix};
@@ -96,6 +98,52 @@ impl KvRows {
                 });
             }
         }
+    }
+
+    /// Bytes of some of the slots, as they are stored: for FP8 first all words, then all scales.
+    pub(super) fn append_bytes(&self, slots: Range<usize>, bytes: &mut Vec<u8>) {
+        match self {
+            KvRows::Float(rows) => {
+                let part = rows.clone().slice(s![slots, ..]).into_data();
+                bytes.extend_from_slice(part.as_bytes());
+            }
+            KvRows::Fp8(Fp8Rows { words, scales, .. }) => {
+                let words = words.clone().slice(s![slots.clone(), ..]).into_data();
+                let scales = scales.clone().slice(s![slots, ..]).into_data();
+                bytes.extend_from_slice(words.as_bytes());
+                bytes.extend_from_slice(scales.as_bytes());
+            }
+        }
+    }
+
+    /// Takes back what [`Self::append_bytes`] gave for as many slots; returns what is left.
+    pub(super) fn take_bytes<'bytes>(
+        &mut self,
+        slots: Range<usize>,
+        mut bytes: &'bytes [u8],
+    ) -> &'bytes [u8] {
+        let count = slots.len();
+        let mut data = |width: usize, dtype: DType| {
+            let taken = bytes.split_off(..count * width * dtype.size()).expect("bytes of a page");
+            TensorData::from_bytes_vec(taken.to_vec(), [count, width], dtype)
+        };
+        match self {
+            KvRows::Float(rows) => {
+                let ([_, width], dtype, device) = (rows.dims(), rows.dtype(), rows.device());
+                let part = Tensor::from_data(data(width, dtype), (&device, dtype));
+                rows.inplace(|held| held.slice_assign(s![slots, ..], part));
+            }
+            KvRows::Fp8(Fp8Rows { words, scales, .. }) => {
+                let device = words.device();
+                let part = data(words.dims()[1], DType::I32);
+                let part = Tensor::from_data(part, (&device, DType::I32));
+                words.inplace(|held| held.slice_assign(s![slots.clone(), ..], part));
+                let part = data(scales.dims()[1], DType::F32);
+                let part = Tensor::from_data(part, (&device, DType::F32));
+                scales.inplace(|held| held.slice_assign(s![slots, ..], part));
+            }
+        }
+        bytes
     }
 }
 
