@@ -9,8 +9,10 @@ use glm_backends::device::Selection;
 use glm_runtime::{DtypeChoice, Fp8Choice, QuantChoice};
 
 mod plan;
+mod tuning;
 
 pub(crate) use plan::{KvDtype, PlanArgs};
+pub(crate) use tuning::TuningArgs;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -68,6 +70,8 @@ pub(crate) struct RunArgs {
     pub(crate) second: Option<String>,
     #[command(flatten)]
     pub(crate) model: ModelArgs,
+    #[command(flatten)]
+    pub(crate) tuning: TuningArgs,
     #[command(flatten)]
     pub(crate) prompt: PromptArgs,
     #[command(flatten)]

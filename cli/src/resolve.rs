@@ -10,13 +10,15 @@ use glm_backends::device::{self, OpenDevice, Selection};
 use glm_models::model::Parts;
 use glm_runtime::load::{GenerationDefaults, ModelFiles};
 use glm_runtime::{
-    Engine, EngineConfig, Fp8Choice, LoadProgress, QuantChoice, Request, RequestError,
+    DraftChoice, Engine, EngineConfig, Fp8Choice, LoadProgress, QuantChoice, Request, RequestError,
     SamplingParams,
 };
 use glm_server::parse::Start;
 use serde_json::{Map, Value};
 
-use crate::args::{Args, EngineArgs, LoadFormat, PromptArgs, RunArgs, SamplingArgs, StoppingArgs};
+use crate::args::{
+    Args, EngineArgs, LoadFormat, PromptArgs, RunArgs, SamplingArgs, StoppingArgs, TuningArgs,
+};
 use crate::conversation::Conversation;
 use crate::model::{ModelChoice, is_hub_id};
 use crate::ui;
@@ -78,9 +80,18 @@ impl Place {
         Ok(Self { device, config, load_format: args.load_format })
     }
 
-    /// The same place, with the multi-token-prediction layer loaded too.
-    pub(crate) fn with_drafts(mut self) -> Self {
-        self.config.parts = Parts::MainAndMtp;
+    /// The same place, with these choices for one conversation at a time.
+    pub(crate) fn for_one(mut self, tuning: &TuningArgs) -> Self {
+        tuning.apply(&mut self.config);
+        self.config.max_batch = 1;
+        self
+    }
+
+    /// The same place for looking at the model alone: nothing is generated.
+    pub(crate) fn for_a_look(mut self, drafts: bool) -> Self {
+        self.config.parts = if drafts { Parts::MainAndMtp } else { Parts::Main };
+        self.config.drafts = DraftChoice::Fixed(0);
+        self.config.max_batch = 1;
         self
     }
 

@@ -301,6 +301,18 @@ pub enum OnPanic {
     Stop,
 }
 
+impl KvDtypeChoice {
+    /// The float dtype asked for; `None` for `Auto` and `Fp8`.
+    pub fn dtype(self) -> Option<DType> {
+        match self {
+            KvDtypeChoice::Auto | KvDtypeChoice::Fp8 => None,
+            KvDtypeChoice::Bf16 => Some(DType::BF16),
+            KvDtypeChoice::F16 => Some(DType::F16),
+            KvDtypeChoice::F32 => Some(DType::F32),
+        }
+    }
+}
+
 impl FromStr for KvDtypeChoice {
     type Err = String;
 

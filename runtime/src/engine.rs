@@ -292,7 +292,9 @@ impl Engine {
         // One token of the context is for the answer.
         self.check_prompt(&request.prompt, context_length - 1)?;
         request.validate(self.inner.files.config.vocab_size())?;
-        if request.thinking_budget.is_some() && self.inner.files.tokenizer.token_id("</think>").is_none() {
+        if request.thinking_budget.is_some()
+            && self.inner.files.tokenizer.token_id("</think>").is_none()
+        {
             return Err(RequestError::Parameter {
                 name: "thinking-budget",
                 found: "given".into(),

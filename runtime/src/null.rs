@@ -56,7 +56,8 @@ pub fn host_cost(tokenizer: &Tokenizer, batch: usize, tokens: usize) -> HostCost
         let (sender, receiver) = stream();
         let mut prompt = prompt.clone();
         prompt[0] = index as u32;
-        let request = Request { ignore_eos: true, ..Request::new(prompt, SamplingParams::greedy()) };
+        let request =
+            Request { ignore_eos: true, ..Request::new(prompt, SamplingParams::greedy()) };
         let limit = request.prompt.len() + tokens;
         let submission = Submission {
             request,

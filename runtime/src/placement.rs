@@ -23,18 +23,18 @@ pub(crate) fn choose_dtype(
 ) -> Result<(DType, Option<String>), EngineError> {
     match config.dtype.dtype() {
         None => Ok(device.auto_float(stored)),
-        Some(dtype) if device.supports(dtype) => Ok((dtype, None)),
-        Some(dtype) => {
-            let known = [DType::F32, DType::BF16, DType::F16];
-            let has: Vec<_> =
-                known.into_iter().filter(|d| device.supports(*d)).map(|d| d.name()).collect();
-            Err(EngineError::Dtype {
-                device: device.label(),
-                wanted: dtype.name(),
-                has: has.join(", "),
-            })
-        }
+        Some(dtype) => check_dtype(device, dtype).map(|()| (dtype, None)),
     }
+}
+
+/// Refuses a dtype that the device does not compute in.
+pub(crate) fn check_dtype(device: &OpenDevice, dtype: DType) -> Result<(), EngineError> {
+    if device.supports(dtype) {
+        return Ok(());
+    }
+    let known = [DType::F32, DType::BF16, DType::F16].into_iter();
+    let has: Vec<_> = known.filter(|d| device.supports(*d)).map(|d| d.name()).collect();
+    Err(EngineError::Dtype { device: device.label(), wanted: dtype.name(), has: has.join(", ") })
 }
 
 /// Whether most of the weights are kept in FP8.

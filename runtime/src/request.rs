@@ -88,7 +88,8 @@ impl Request {
         let most = Request::MAX_CHOICES;
         let choices = (1..=most).contains(&self.n);
         check(choices, "n", self.n.to_string(), format!("a number from 1 to {most}"))?;
-        for (name, asked) in [("logprobs", self.logprobs), ("prompt-logprobs", self.prompt_logprobs)]
+        for (name, asked) in
+            [("logprobs", self.logprobs), ("prompt-logprobs", self.prompt_logprobs)]
         {
             let (asked, most) = (asked.unwrap_or_default(), Request::MAX_LOGPROBS);
             check(asked <= most, name, asked.to_string(), format!("a number from 0 to {most}"))?;

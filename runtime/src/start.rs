@@ -5,18 +5,20 @@ use std::thread::{self, JoinHandle};
 
 use burn::tensor::DType;
 use glm_backends::device::{BackendKind, OpenDevice};
-use glm_backends::kv::KvPool;
+use glm_backends::kv::{KvFormat, KvPool};
 use glm_backends::ranks::Rank;
 use glm_models::model::{Model, Parts};
 use glm_models::weights::{Format, Loader};
 
-use crate::config::{DraftChoice, EngineConfig};
+use crate::config::{DraftChoice, EngineConfig, KvDtypeChoice};
 use crate::core::{Command, Core, CoreConfig};
 use crate::engine::{EngineLimits, MAX_SCORES};
 use crate::error::EngineError;
 use crate::handoff::Mailbox;
 use crate::load::{ModelFiles, WeightSource};
-use crate::placement::{cache_pages, check_memory, choose_dtype, in_fp8, stored_dtype};
+use crate::placement::{
+    cache_pages, check_dtype, check_memory, choose_dtype, in_fp8, stored_dtype,
+};
 use crate::runner::{Runner, RunnerConfig};
 use crate::scheduler::{Limits, Scheduler};
 use crate::stats::Stats;
@@ -72,12 +74,20 @@ pub(crate) fn load(
 
     let spec = Model::kv_spec(&files.config, rank);
     let draft_spec = model.drafts().then(|| Model::draft_kv_spec(&files.config, rank));
-    let kv_dtype = dtype;
+    let kv_format = match config.kv_dtype {
+        KvDtypeChoice::Auto => KvFormat::Float(dtype),
+        KvDtypeChoice::Fp8 => KvFormat::Fp8,
+        choice => {
+            let wanted = choice.dtype().unwrap_or(dtype);
+            check_dtype(device, wanted)?;
+            KvFormat::Float(wanted)
+        }
+    };
     let page_size = spec.page_size();
-    let bytes_per_token = spec.bytes_per_token(kv_dtype)
-        + draft_spec.map_or(0, |spec| spec.bytes_per_token(kv_dtype));
+    let bytes_per_token = spec.bytes_per_token(kv_format)
+        + draft_spec.map_or(0, |spec| spec.bytes_per_token(kv_format));
     let pages = cache_pages(device, config, bytes_per_token * page_size, page_size, context)?;
-    let pool = |spec| KvPool::new(spec, pages, kv_dtype, handle);
+    let pool = |spec| KvPool::new(spec, pages, kv_format, handle);
     let (kv, draft_kv) = (pool(spec), draft_spec.map(pool));
 
     let kv_tokens = (pages - 1) * page_size;
@@ -96,7 +106,6 @@ pub(crate) fn load(
         prefill_chunk: config.prefill_chunk,
         tokens: files.tokenizer.vocab_len(),
         deterministic: config.deterministic,
-        kv_dtype,
         profile: config.profile,
     };
     let on_cpu = device.kind == BackendKind::Cpu;

@@ -1,5 +1,7 @@
 use std::ops::Range;
 
+#[cfg(feature = "cpu")]
+use burn::tensor::Bytes;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData, s};
 
 use super::{KvFormat, Parts, words};
@@ -35,14 +37,14 @@ impl KvRows {
         match format {
             KvFormat::Float(dtype) => {
                 let width = sum(|part| part.count * part.width);
-                KvRows::Float(Tensor::zeros([slots, width], (device, dtype)))
+                KvRows::Float(zeros(slots, width, dtype, device))
             }
             KvFormat::Fp8 => KvRows::Fp8(Fp8Rows {
                 words: Tensor::zeros(
                     [slots, sum(|part| part.count * words(part.width))],
                     (device, DType::I32),
                 ),
-                scales: Tensor::zeros([slots, sum(|part| part.count)], (device, DType::F32)),
+                scales: zeros(slots, sum(|part| part.count), DType::F32, device),
                 values: fp8::values(device),
                 parts: parts.to_vec(),
             }),
@@ -145,6 +147,22 @@ impl KvRows {
         }
         bytes
     }
+}
+
+/// Zeros, `[slots, width]`. On the CPU they take no memory until they are written: a pool may be
+/// larger than what will ever be used of it.
+fn zeros(slots: usize, width: usize, dtype: DType, device: &Device) -> Tensor<2> {
+    #[cfg(feature = "cpu")]
+    if *device == Device::flex() {
+        let bytes = slots * width * dtype.size();
+        if bytes.is_multiple_of(size_of::<u64>()) {
+            // Elements of their own alignment are taken over without a copy.
+            let untouched = Bytes::from_elems(vec![0_u64; bytes / size_of::<u64>()]);
+            let data = TensorData::from_bytes(untouched, [slots, width], dtype);
+            return Tensor::from_data(data, (device, dtype));
+        }
+    }
+    Tensor::zeros([slots, width], (device, dtype))
 }
 
 impl Fp8Rows {

@@ -29,7 +29,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<Outcome> {
     let model = ModelChoice::new(model)?;
     model.note_unused(&args.model.source);
     let source = source(args, prompt)?;
-    let place = Place::open(&args.model.engine)?;
+    let place = Place::open(&args.model.engine)?.for_one(&args.tuning);
     if model == ModelChoice::BuiltIn {
         ui::note(builtin::NOTICE);
     }

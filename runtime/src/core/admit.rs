@@ -38,8 +38,7 @@ impl<E: Executor> Core<E> {
             self.stats.cancelled += request.n as u64;
             return;
         }
-        let seed =
-            request.sampling.seed.unwrap_or_else(|| RandomState::new().hash_one("glm"));
+        let seed = request.sampling.seed.unwrap_or_else(|| RandomState::new().hash_one("glm"));
         // A bad word of one token depends on nothing before it.
         let (single, bad_words): (Vec<_>, Vec<_>) =
             request.bad_words.drain(..).partition(|word| word.len() == 1);

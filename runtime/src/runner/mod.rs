@@ -8,7 +8,7 @@ mod slots;
 use std::collections::{HashMap, VecDeque};
 use std::time::Instant;
 
-use burn::tensor::{DType, Device, Tensor, TensorData};
+use burn::tensor::{Device, Tensor, TensorData};
 use glm_backends::kv::KvPool;
 use glm_models::forward::{BatchShape, ForwardBatch, SequenceInput};
 use glm_models::model::Model;
@@ -35,8 +35,6 @@ pub(crate) struct RunnerConfig {
     pub(crate) tokens: usize,
     /// Compute each sequence by itself, so that nothing depends on its neighbours.
     pub(crate) deterministic: bool,
-    /// Dtype of the cache.
-    pub(crate) kv_dtype: DType,
     /// Wait for the device after each part of a step, so that its time can be told.
     pub(crate) profile: bool,
 }
@@ -235,9 +233,9 @@ impl Executor for Runner {
         self.sampler = Sampler::new(max_batch, vocab_size, tokens, &self.device);
         // The old pages go before the new ones come.
         for pool in [Some(&mut self.kv), self.draft_kv.as_mut()].into_iter().flatten() {
-            let pages = pool.pages();
-            *pool = KvPool::new(pool.spec(), 1, self.config.kv_dtype, &self.device);
-            *pool = KvPool::new(pool.spec(), pages, self.config.kv_dtype, &self.device);
+            let (spec, pages, format) = (pool.spec(), pool.pages(), pool.format());
+            *pool = KvPool::new(spec, 1, format, &self.device);
+            *pool = KvPool::new(spec, pages, format, &self.device);
         }
     }
 }
@@ -264,7 +262,8 @@ impl Part {
             result.tokens = finite.copied().collect();
             result.not_finite = result.tokens.len() < sampled.len();
             if let Some(drafted) = place.drafted {
-                result.proposed = proposed.iter().skip(drafted * proposes).take(proposes).copied().collect();
+                result.proposed =
+                    proposed.iter().skip(drafted * proposes).take(proposes).copied().collect();
             }
             if let Some(logprobs) = &mut logprobs {
                 result.logprobs = logprobs.take(index, &result.tokens);

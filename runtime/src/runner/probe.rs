@@ -55,7 +55,10 @@ impl Runner {
     ///   last row, each from the last one's hidden state after `shared_head.norm`
     ///
     /// `None` when no such layer was loaded.
-    pub(crate) fn trace_drafts(&mut self, token_ids: &[u32]) -> Option<Vec<(String, TensorRecord)>> {
+    pub(crate) fn trace_drafts(
+        &mut self,
+        token_ids: &[u32],
+    ) -> Option<Vec<(String, TensorRecord)>> {
         let length = token_ids.len();
         let mut token_in = token_ids[1..].to_vec();
         let mut logits = Trace::on();
@@ -102,7 +105,8 @@ impl Runner {
 
     fn probe(&mut self, tokens: usize) -> Probe<'_> {
         let pages = tokens.div_ceil(self.kv.spec().page_size());
-        let fresh = |pool: &KvPool| KvPool::new(pool.spec(), pages + 1, self.config.kv_dtype, &self.device);
+        let fresh =
+            |pool: &KvPool| KvPool::new(pool.spec(), pages + 1, pool.format(), &self.device);
         Probe {
             model: &self.model,
             device: &self.device,
@@ -123,10 +127,10 @@ impl Probe<'_> {
 
     /// Hidden states, `[tokens, hidden]`, padding included.
     fn forward(&mut self, tokens: &[u32], computed: usize, trace: &mut Trace) -> Tensor<2> {
-        let input = [SequenceInput { tokens: tokens.to_vec(), computed, pages: self.pages.clone() }];
+        let input =
+            [SequenceInput { tokens: tokens.to_vec(), computed, pages: self.pages.clone() }];
         let page_size = self.kv.spec().page_size();
-        let batch =
-            self.batches.fill(Batches::shape(&input, 0), &input, page_size, self.device);
+        let batch = self.batches.fill(Batches::shape(&input, 0), &input, page_size, self.device);
         self.model.forward(batch, &mut self.kv, trace)
     }
 
@@ -134,8 +138,7 @@ impl Probe<'_> {
     fn draft(&mut self, tokens: Vec<u32>, computed: usize, hidden: Tensor<2>) -> Tensor<2> {
         let input = [SequenceInput { tokens, computed, pages: self.pages.clone() }];
         let page_size = self.kv.spec().page_size();
-        let batch =
-            self.batches.fill(Batches::shape(&input, 0), &input, page_size, self.device);
+        let batch = self.batches.fill(Batches::shape(&input, 0), &input, page_size, self.device);
         self.model.draft(hidden, batch, self.draft_kv.as_mut().expect("a cache for drafts"))
     }
 }

@@ -73,11 +73,8 @@ impl Slots {
                 source[place.last_token() + 1 + draft] = entry as i32;
             }
         }
-        let known = vec![
-            self.last.clone(),
-            self.proposed.clone().reshape([-1]),
-            batch.token_ids.clone(),
-        ];
+        let known =
+            vec![self.last.clone(), self.proposed.clone().reshape([-1]), batch.token_ids.clone()];
         Some(Tensor::cat(known, 0).select(0, ints(&source, device)))
     }
 
