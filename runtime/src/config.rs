@@ -31,6 +31,8 @@ pub struct EngineConfig {
     /// Share of the device's memory that weights and cache may take, above 0 and at most 1; 0.9,
     /// and half of what is free for the cache on the CPU, when `None`.
     pub memory_fraction: Option<f64>,
+    /// Most tokens that the cache has room for; what memory allows when `None`.
+    pub kv_tokens: Option<usize>,
     /// Sequences that are computed at once, 1 to [`EngineConfig::MOST_SEQUENCES`].
     pub max_batch: usize,
     /// Tokens that the multi-token-prediction layer drafts ahead.
@@ -112,6 +114,7 @@ impl Default for EngineConfig {
             allow_nan: false,
             kv_dtype: KvDtypeChoice::Auto,
             memory_fraction: None,
+            kv_tokens: None,
             max_batch: 32,
             drafts: DraftChoice::Auto,
             deterministic: false,

@@ -10,7 +10,7 @@ use crate::handoff::{mailbox, stream};
 use crate::request::{Request, SamplingParams};
 use crate::scheduler::{Limits, Scheduler};
 use crate::stats::Stats;
-use crate::step::{Executor, Share, ShareResult, SlotState, StepPlan, StepResult};
+use crate::step::{Executor, RowMask, Share, ShareResult, SlotState, StepPlan, StepResult};
 use crate::text::Tokenizer;
 
 /// What the engine costs the host when the model costs nothing.
@@ -119,6 +119,18 @@ pub(crate) fn next(token: u32, position: usize, vocab_size: u32) -> u32 {
     ((mixed ^ (mixed >> 29)) % u64::from(vocab_size)) as u32
 }
 
+/// The first token from `token` on that a mask permits.
+fn permitted(token: u32, mask: Option<&RowMask>, vocab_size: u32) -> u32 {
+    let all = (0..vocab_size).map(|step| (token + step) % vocab_size);
+    let found = match mask {
+        None | Some(RowMask::Free) => Some(token),
+        Some(RowMask::Force(forced)) => Some(*forced),
+        Some(RowMask::Ban(banned)) => all.into_iter().find(|id| !banned.contains(id)),
+        Some(RowMask::Allow(allowed)) => all.into_iter().find(|id| allowed.contains(*id)),
+    };
+    found.expect("a token that is permitted")
+}
+
 impl NullExecutor {
     pub(crate) fn new(max_batch: usize, vocab_size: u32) -> Self {
         NullExecutor {
@@ -142,6 +154,7 @@ impl NullExecutor {
         assert_eq!(drafts.len(), share.drafts, "drafts that were proposed");
         for row in 0..=share.drafts {
             token = next(token, position, self.vocab_size);
+            token = permitted(token, share.masks.get(row), self.vocab_size);
             position += 1;
             assert!(self.faults.panic != Some(token), "the null model was told to panic");
             if self.faults.not_finite == Some(token) {

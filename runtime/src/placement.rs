@@ -112,6 +112,8 @@ pub(crate) fn cache_pages(
 ) -> Result<usize, EngineError> {
     // The sink, and of each sequence a page that is begun.
     let useful = 1 + config.max_batch * (context.div_ceil(page_size) + 1);
+    let useful =
+        config.kv_tokens.map_or(useful, |tokens| useful.min(1 + tokens.div_ceil(page_size)));
     let Memory { total, free } = device.memory();
     let fraction = config.memory_fraction.unwrap_or(0.9);
     let room = match (device.kind, total, free) {

@@ -72,11 +72,12 @@ impl Constraints {
         let mut tokens = output.to_vec();
         let mut masks = Vec::with_capacity(1 + drafts.len());
         masks.push(self.row(&tokens)?);
+        let mut permitted = true;
         for draft in drafts {
             tokens.push(*draft);
             // After a draft that is forbidden nothing is accepted: whatever may follow it.
-            let forbidden = masks.last().is_some_and(|mask| !permits(mask, *draft));
-            masks.push(if forbidden { RowMask::Free } else { self.row(&tokens)? });
+            permitted &= masks.last().is_some_and(|mask| permits(mask, *draft));
+            masks.push(if permitted { self.row(&tokens)? } else { RowMask::Free });
         }
         match masks.iter().all(|mask| *mask == RowMask::Free) {
             true => Ok(Vec::new()),
@@ -197,7 +198,7 @@ mod tests {
         assert_eq!(mask().masks(&[4, 5], &[]), Err("no way on".into()));
         assert_eq!(mask().masks(&[4, 5, 6], &[]), Err("it panicked: too far".into()));
         // A draft that is forbidden ends the asking.
-        assert!(mask().masks(&[4], &[9, 9, 9, 9]).is_ok());
+        assert!(mask().masks(&[4], &[9, 5, 9, 9]).is_ok());
         let mut empty = mask();
         empty.min_tokens = 5;
         empty.end_ids = vec![4];

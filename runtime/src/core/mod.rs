@@ -3,8 +3,11 @@
 mod admit;
 mod answer;
 mod constraints;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{HashMap, VecDeque};
+use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -153,16 +156,24 @@ impl<E: Executor> Core<E> {
                 false => Some(self.mailbox.take_now()),
             };
             let Some(commands) = commands else { return };
-            for command in commands {
-                match command {
-                    Command::Submit(submission) => self.admit(*submission),
-                    Command::Job(job) => job(&mut self.executor),
-                    Command::ShutDown => return,
-                }
+            if self.tick(commands).is_break() {
+                return;
             }
-            self.sweep();
-            self.step();
         }
+    }
+
+    /// One turn: what was asked, then a step.
+    fn tick(&mut self, commands: Vec<Command<E>>) -> ControlFlow<()> {
+        for command in commands {
+            match command {
+                Command::Submit(submission) => self.admit(*submission),
+                Command::Job(job) => job(&mut self.executor),
+                Command::ShutDown => return ControlFlow::Break(()),
+            }
+        }
+        self.sweep();
+        self.step();
+        ControlFlow::Continue(())
     }
 
     /// Launches a step where there is something to compute, and collects the oldest where enough

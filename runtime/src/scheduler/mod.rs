@@ -519,6 +519,7 @@ impl Scheduler {
         let Some(sequence) = self.sequences.get_mut(&id) else { return };
         let (pages, slot) = sequence.stop();
         self.blocks.release(pages);
+        self.due.retain(|(due, _)| *due != id);
         if let Some(slot) = slot {
             self.free_slots.push(slot);
             self.running.retain(|other| *other != id);
