@@ -155,13 +155,16 @@ pub struct SamplingParams {
     pub presence_penalty: f32,
     /// Subtracted from the logits of tokens for each time they occurred in the output.
     pub frequency_penalty: f32,
-    /// Added to the logits of single tokens.
+    /// Added to the logits of single tokens, at most [`SamplingParams::MAX_BIASED`] of them.
     pub logit_bias: Vec<(u32, f32)>,
     /// Makes the draw repeatable; drawn anew for each request when `None`.
     pub seed: Option<u64>,
 }
 
 impl SamplingParams {
+    /// Most tokens with a bias.
+    pub const MAX_BIASED: usize = 1024;
+
     /// The most probable token, always.
     pub fn greedy() -> Self {
         SamplingParams {
@@ -194,6 +197,13 @@ impl SamplingParams {
         }
     }
 
+    /// Whether what was said before changes what may follow.
+    pub(crate) fn penalises(&self) -> bool {
+        self.repetition_penalty != 1.0
+            || self.presence_penalty != 0.0
+            || self.frequency_penalty != 0.0
+    }
+
     /// Checks every value by itself.
     ///
     /// # Errors
@@ -224,6 +234,8 @@ impl SamplingParams {
         ] {
             check((-100.0..=100.0).contains(&value), name, value, "a number from -100 to 100")?;
         }
+        let biased = self.logit_bias.len();
+        check(biased <= Self::MAX_BIASED, "logit-bias", biased as f32, "at most 1024 tokens")?;
         for (_, bias) in &self.logit_bias {
             check(
                 (-1000.0..=1000.0).contains(bias),

@@ -27,7 +27,9 @@ pub use paged_attention::paged_attention;
 pub use quantise_fp8::{Fp8Activations, quantise_fp8};
 pub use rms_norm::rms_norm;
 pub use rope::{RopeOrder, RotaryTable, Rotation, rope};
-pub use sample::{Draw, Penalties, argmax, penalise, sample};
+pub use sample::{
+    Draw, Logprobs, NEVER, Penalties, allow, argmax, logprobs, penalise, sample, verify,
+};
 pub use swiglu::swiglu;
 
 /// Every op, in alphabetical order.

@@ -1,6 +1,6 @@
 //! Drafts by the multi-token-prediction layer, at the end of a step.
 
-use burn::tensor::{Bool, Int, Tensor};
+use burn::tensor::{Int, Tensor};
 use glm_backends::ops;
 use glm_models::forward::{BatchShape, SequenceInput};
 
@@ -8,9 +8,6 @@ use super::layout::{Layout, ints};
 use super::{Batches, Runner};
 use crate::sampler::Sampled;
 use crate::step::Share;
-
-/// Logit of what must not be drafted; finite, because shader languages have no infinity.
-const NEVER: f32 = -1e30;
 
 /// What a step leaves for drafts.
 pub(super) struct Drafting<'a> {
@@ -88,7 +85,7 @@ impl Runner {
         let mut drafts = Vec::with_capacity(propose);
         loop {
             let logits = self.model.logits(hidden.clone());
-            let draft = ops::argmax(padding_never(logits, self.config.tokens));
+            let draft = ops::argmax(logits, self.config.tokens);
             // No id where the logits are not finite: any draft will do then.
             let draft = draft.clamp_max(self.config.vocab_size as i64 - 1);
             drafts.push(draft.clone().unsqueeze_dim::<2>(1));
@@ -110,14 +107,4 @@ impl Runner {
             hidden = self.model.draft(hidden, batch, kv);
         }
     }
-}
-
-fn padding_never(logits: Tensor<2>, tokens: usize) -> Tensor<2> {
-    let [rows, vocab_size] = logits.dims();
-    if tokens >= vocab_size {
-        return logits;
-    }
-    let index = Tensor::<1, Int>::arange(0..vocab_size as i64, &logits.device());
-    let padding: Tensor<2, Bool> = index.greater_equal_elem(tokens as i64).unsqueeze();
-    logits.mask_fill(padding.expand([rows, vocab_size]), NEVER)
 }

@@ -145,7 +145,8 @@ impl Probe<'_> {
 
 /// The most probable token of `logits [1, vocab_size]`.
 fn greedy(logits: Tensor<2>) -> u32 {
-    ops::argmax(logits).into_scalar::<u32>()
+    let vocab_size = logits.dims()[1];
+    ops::argmax(logits, vocab_size).into_scalar::<u32>()
 }
 
 /// Row `index` of `hidden [tokens, hidden]`, as `[1, hidden]`.

@@ -16,13 +16,14 @@ pub(crate) const KERNEL: Kernel = Kernel {
         };
         let draw = Draw {
             temperature: around(inputs, 1.0f32, 0.3),
+            greedy: None,
             top_k: Some(around(inputs, 40.0, 10.0)),
             top_p: Some(around(inputs, 0.9, 0.05)),
             min_p: Some(around(inputs, 0.02, 0.01)),
             uniform: around(inputs, 0.5, 0.49),
         };
-        let mut values = inputs.values(argmax(logits.clone()).float());
-        values.extend(inputs.values(sample(logits, &draw).float()));
+        let mut values = inputs.values(argmax(logits.clone(), vocab_size).float());
+        values.extend(inputs.values(sample(logits, vocab_size, &draw).float()));
         values
     },
 };
