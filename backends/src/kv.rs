@@ -15,7 +15,7 @@ pub use layer::KvLayer;
 pub use page::KvPageError;
 pub use pool::KvPool;
 pub use rows::{Fp8Rows, KvRows};
-pub use tables::PageTables;
+pub use tables::{PageTables, TileShape, TileTables, Tiles};
 
 /// What the values of a cache are stored in, whatever the model computes in: they are converted
 /// when they are written and when they are read.

@@ -4,7 +4,7 @@
 //! be replayed. No op takes a host list or a scalar that changes from step to step.
 
 use burn::tensor::{Device, Int, Tensor, TensorData, s};
-use glm_backends::kv::PageTables;
+use glm_backends::kv::{PageTables, TileShape, TileTables, Tiles};
 
 /// Lengths of a batch's tensors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -30,6 +30,11 @@ impl BatchShape {
             sequences: sequences.next_power_of_two(),
             pages: pages.next_power_of_two(),
         }
+    }
+
+    /// How the tokens are cut into tiles of one sequence each.
+    pub fn tiles(&self) -> TileShape {
+        TileShape::of(self.tokens, self.sequences)
     }
 }
 
@@ -78,6 +83,7 @@ impl ForwardBatch {
                 block_tables: Tensor::zeros([shape.sequences, shape.pages], device),
                 query_starts: zeros(shape.sequences + 1),
                 lengths: zeros(shape.sequences),
+                tiles: TileTables::zeros(shape.tiles(), shape.tokens, device),
             },
         }
     }
@@ -107,6 +113,9 @@ impl ForwardBatch {
         write(&mut self.tables.block_tables, rows.block_tables);
         write(&mut self.tables.query_starts, rows.query_starts);
         write(&mut self.tables.lengths, rows.lengths);
+        write(&mut self.tables.tiles.sequences, rows.tiles.sequences);
+        write(&mut self.tables.tiles.tokens, rows.tiles.tokens);
+        write(&mut self.tables.tiles.places, rows.tiles.places);
     }
 
     /// Takes token ids that lie on the device already, `[tokens]`.
@@ -151,6 +160,7 @@ struct Rows {
     block_tables: Vec<i32>,
     query_starts: Vec<i32>,
     lengths: Vec<i32>,
+    tiles: Tiles,
 }
 
 impl Rows {
@@ -165,6 +175,11 @@ impl Rows {
             block_tables: vec![0; shape.sequences * shape.pages],
             query_starts: vec![0],
             lengths: Vec::with_capacity(shape.sequences),
+            tiles: Tiles::new(
+                inputs.iter().map(|input| input.tokens.len()),
+                shape.tiles(),
+                shape.tokens,
+            ),
         };
         for (index, input) in inputs.iter().enumerate() {
             let table = &mut rows.block_tables[index * shape.pages..(index + 1) * shape.pages];
@@ -229,6 +244,7 @@ mod tests {
         assert_eq!(rows.query_starts, [0, 2, 3, 3, 3]);
         assert_eq!(rows.last_rows, [1, 2, 0, 0]);
         assert_eq!(rows.lengths, [5, 1, 0, 0]);
+        assert_eq!(rows.tiles, Tiles::new([2, 1], TileShape { count: 4, size: 1 }, 4));
     }
 
     /// A batch that is shifted on the device equals one that the host fills with the sums.

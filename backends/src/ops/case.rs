@@ -4,7 +4,7 @@
 use burn::tensor::{DType, Device, Int, Shape, Tensor, TensorData};
 
 use crate::fp8::{Activations, CODES_PER_WORD, Fp8Matrix};
-use crate::kv::{KvFormat, PageTables};
+use crate::kv::{KvFormat, PageTables, TileShape, TileTables, Tiles};
 
 /// One op and the inputs it is tried on.
 #[derive(Debug)]
@@ -178,10 +178,12 @@ impl PagedCase {
             rows.resize(positions.len(), sequence);
             starts.push(positions.len());
         }
-        let ints = |values: Vec<usize>| {
-            let values: Vec<i32> = values.into_iter().map(|value| value as i32).collect();
-            Tensor::<1, Int>::from_data(values.as_slice(), device)
-        };
+        let shape = TileShape::of(positions.len(), sequences.len());
+        let queries = sequences.iter().map(|[_, queries]| *queries);
+        let tiles = Tiles::new(queries, shape, positions.len());
+        let host = |values: Vec<i32>| Tensor::<1, Int>::from_data(values.as_slice(), device);
+        let ints =
+            |values: Vec<usize>| host(values.into_iter().map(|value| value as i32).collect());
         PagedCase {
             pages: counts.iter().sum::<usize>() + 1,
             slots: ints(slots),
@@ -191,6 +193,11 @@ impl PagedCase {
                 block_tables: ints(block_tables).reshape([sequences.len(), longest]),
                 query_starts: ints(starts),
                 lengths: ints(lengths),
+                tiles: TileTables {
+                    sequences: host(tiles.sequences),
+                    tokens: host(tiles.tokens).reshape([shape.count, shape.size]),
+                    places: host(tiles.places),
+                },
             },
         }
     }

@@ -134,11 +134,11 @@ struct Widths {
 
 impl Widths {
     /// The form of attention with fewer multiply-adds for a step of this shape. With `T` tokens
-    /// over `S` sequences of `R` cached rows, a head takes
+    /// over `S` sequences of `R` cached rows, and `P` places in the tiles of the tokens, a head takes
     ///
     /// ```text
-    /// absorbed:  T (nope + value) latent  +  T R (2 latent + rope)
-    /// expanded:  S R (nope + value) latent  +  T R (nope + rope + value)
+    /// absorbed:  T (nope + value) latent  +  P R (2 latent + rope)
+    /// expanded:  S R (nope + value) latent  +  P R (nope + rope + value)
     /// ```
     ///
     /// The first terms apply `W_UK` and `W_UV`, to the queries and results or to every cached row;
@@ -146,9 +146,9 @@ impl Widths {
     fn cheaper_form(&self, shape: BatchShape, page_size: usize) -> MlaForm {
         let BatchShape { tokens, sequences, pages } = shape;
         let (rows, matrix) = (pages * page_size, (self.nope + self.value) * self.latent);
-        let absorbed = tokens * matrix + tokens * rows * (2 * self.latent + self.rope);
-        let expanded =
-            sequences * rows * matrix + tokens * rows * (self.nope + self.rope + self.value);
+        let pairs = shape.tiles().places() * rows;
+        let absorbed = tokens * matrix + pairs * (2 * self.latent + self.rope);
+        let expanded = sequences * rows * matrix + pairs * (self.nope + self.rope + self.value);
         match absorbed <= expanded {
             true => MlaForm::Absorbed,
             false => MlaForm::Expanded,

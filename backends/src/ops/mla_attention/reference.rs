@@ -2,11 +2,11 @@ use burn::tensor::{DType, Tensor, activation::softmax, s};
 
 use super::{MlaForm, MlaQueries};
 use crate::kv::{KvLayer, PageTables};
-use crate::ops::pages::{HIDDEN, hidden, slots};
+use crate::ops::pages::{HIDDEN, hidden, slots, slots_of_tiles, to_tiles, to_tokens};
 use crate::weight::Weight;
 
-/// Gathers the pages of all sequences and scores every token against every gathered row, as the
-/// reference of `paged_attention` does. `R` below is the number of gathered rows.
+/// Gathers for each tile of tokens the pages of its sequence, as the reference of `paged_attention`
+/// does. `N` tiles of `M` tokens, `S` sequences, `R` rows of the longest block table.
 pub(super) fn mla_attention(
     q: MlaQueries,
     kv_b: &Weight,
@@ -17,57 +17,86 @@ pub(super) fn mla_attention(
     form: MlaForm,
 ) -> Tensor<3> {
     let [_, heads, nope] = q.nope.dims();
-    let dtype = q.nope.dtype();
-    let up = UpProjection { matrix: kv_b.dense(dtype), heads, nope };
-    let rows = layer.latents().gather(slots(tables, page_size), dtype);
-    let latents = rows.clone().slice(s![.., 0..up.latent()]);
-    let q_nope = q.nope.swap_dims(0, 1);
-    let q_rope = q.rope.swap_dims(0, 1);
-
-    // Queries `[heads, tokens, width]` and keys `[heads or 1, R, width]` of one width.
-    let (q, keys, values) = match form {
+    let up = UpProjection { matrix: kv_b.dense(q.nope.dtype()), heads, nope };
+    match form {
         MlaForm::Absorbed => {
-            let q_latent = q_nope.matmul(up.keys());
-            (Tensor::cat(vec![q_latent, q_rope], 2), rows.unsqueeze(), None)
+            let attended = absorbed(up.absorb(q), &up, layer, tables, page_size, scale);
+            up.expand_results(attended)
         }
-        MlaForm::Expanded => {
-            let k_rope = rows.slice(s![.., up.latent()..]);
-            let (k_nope, values) = up.expand(latents.clone());
-            let [_, gathered, _] = k_nope.dims();
-            let [_, rope] = k_rope.dims();
-            let k_rope = k_rope.unsqueeze::<3>().expand([heads, gathered, rope]);
-            let keys = Tensor::cat(vec![k_nope, k_rope], 2);
-            (Tensor::cat(vec![q_nope, q_rope], 2), keys, Some(values))
-        }
-    };
-
-    let scores = per_head(q, keys.swap_dims(1, 2)).cast(DType::F32) * scale;
-    let hidden = hidden(tables, page_size).unsqueeze::<3>().expand(scores.dims());
-    let weights = softmax(scores.mask_fill(hidden, HIDDEN), 2).cast(dtype);
-    let attended = match values {
-        Some(values) => weights.matmul(values),
-        None => per_head(weights, latents.unsqueeze()).matmul(up.values().swap_dims(1, 2)),
-    };
-    attended.swap_dims(0, 1)
-}
-
-/// `a [heads, tokens, n]` times `b [heads or 1, n, m]` → `[heads, tokens, m]`. What all heads share
-/// is multiplied in one product.
-fn per_head(a: Tensor<3>, b: Tensor<3>) -> Tensor<3> {
-    let [heads, tokens, n] = a.dims();
-    let [shares, _, m] = b.dims();
-    match shares == heads {
-        true => a.matmul(b),
-        false => a.reshape([1, heads * tokens, n]).matmul(b).reshape([heads, tokens, m]),
+        MlaForm::Expanded => expanded(q, &up, layer, tables, page_size, scale),
     }
 }
 
+/// Weighted sums of latents: `q [tokens, heads, latent + rope]` → `[tokens, heads, latent]`.
+fn absorbed(
+    q: Tensor<3>,
+    up: &UpProjection,
+    layer: &KvLayer,
+    tables: &PageTables,
+    page_size: usize,
+    scale: f64,
+) -> Tensor<3> {
+    let ([_, heads, width], dtype) = (q.dims(), q.dtype());
+    let [tiles, size] = tables.tiles.tokens.dims();
+    // Keys `[N, R, latent + rope]`, shared by all heads: heads are rows of one product.
+    let rows = layer.latents().gather(slots_of_tiles(tables, page_size), dtype);
+    let rows = rows.reshape([tiles as i32, -1, width as i32]);
+    let q = to_tiles(q, tables).reshape([tiles, size * heads, width]);
+    let scores = q.matmul(rows.clone().swap_dims(1, 2)).cast(DType::F32) * scale;
+    let hidden = hidden(tables, page_size);
+    let [_, _, cached] = hidden.dims();
+    let shape = [tiles, size, heads, cached];
+    let hidden = hidden.unsqueeze_dim::<4>(2).expand(shape);
+    let weights = softmax(scores.reshape(shape).mask_fill(hidden, HIDDEN), 3).cast(dtype);
+    let latents = rows.slice(s![.., .., 0..up.latent()]);
+    let attended = weights.reshape([tiles, size * heads, cached]).matmul(latents);
+    to_tokens(attended.reshape([tiles * size, heads, up.latent()]), tables)
+}
+
+/// `[tokens, heads, value]`
+fn expanded(
+    q: MlaQueries,
+    up: &UpProjection,
+    layer: &KvLayer,
+    tables: &PageTables,
+    page_size: usize,
+    scale: f64,
+) -> Tensor<3> {
+    let dtype = q.nope.dtype();
+    let [tiles, size] = tables.tiles.tokens.dims();
+    let [sequences, _] = tables.block_tables.dims();
+    let [_, heads, rope] = q.rope.dims();
+    // Each sequence's rows are expanded once, however many tiles meet them.
+    let rows = layer.latents().gather(slots(tables.block_tables.clone(), page_size), dtype);
+    let [gathered, _] = rows.dims();
+    let (k_nope, values) = up.expand(rows.clone().slice(s![.., 0..up.latent()]));
+    let k_rope = rows.slice(s![.., up.latent()..]).reshape([gathered, 1, rope]);
+    let keys = Tensor::cat(vec![k_nope, k_rope.expand([gathered, heads, rope])], 2);
+    let of_tiles = |x: Tensor<3>| {
+        let [_, _, width] = x.dims();
+        let x = x.reshape([sequences, gathered / sequences, heads, width]);
+        x.select(0, tables.tiles.sequences.clone())
+    };
+    // [N, heads, nope + rope, R] and [N, heads, R, value]
+    let keys = of_tiles(keys).permute([0, 2, 3, 1]);
+    let values = of_tiles(values).permute([0, 2, 1, 3]);
+
+    let q = to_tiles(Tensor::cat(vec![q.nope, q.rope], 2), tables);
+    let [_, _, width] = q.dims();
+    let q = q.reshape([tiles, size, heads, width]).swap_dims(1, 2);
+    let scores = q.matmul(keys).cast(DType::F32) * scale;
+    let hidden = hidden(tables, page_size).unsqueeze_dim::<4>(1).expand(scores.dims());
+    let weights = softmax(scores.mask_fill(hidden, HIDDEN), 3).cast(dtype);
+    let attended = weights.matmul(values).swap_dims(1, 2);
+    to_tokens(attended.reshape([(tiles * size) as i32, heads as i32, -1]), tables)
+}
+
 /// The matrix that keys and values are expanded with.
-struct UpProjection {
+pub(super) struct UpProjection {
     /// `[heads * (nope + value), latent]`
-    matrix: Tensor<2>,
-    heads: usize,
-    nope: usize,
+    pub(super) matrix: Tensor<2>,
+    pub(super) heads: usize,
+    pub(super) nope: usize,
 }
 
 impl UpProjection {
@@ -81,11 +110,22 @@ impl UpProjection {
         self.of_heads().slice(s![.., self.nope.., ..])
     }
 
-    /// Keys `[heads, R, nope]` and values `[heads, R, value]` of `latents [R, latent]`.
+    /// Queries of latents and rotated keys, `[tokens, heads, latent + rope]`.
+    pub(super) fn absorb(&self, q: MlaQueries) -> Tensor<3> {
+        let latent = q.nope.swap_dims(0, 1).matmul(self.keys()).swap_dims(0, 1);
+        Tensor::cat(vec![latent, q.rope], 2)
+    }
+
+    /// Weighted sums of latents → of values: `[tokens, heads, latent]` → `[tokens, heads, value]`.
+    pub(super) fn expand_results(&self, sums: Tensor<3>) -> Tensor<3> {
+        sums.swap_dims(0, 1).matmul(self.values().swap_dims(1, 2)).swap_dims(0, 1)
+    }
+
+    /// Keys `[rows, heads, nope]` and values `[rows, heads, value]` of `latents [rows, latent]`.
     fn expand(&self, latents: Tensor<2>) -> (Tensor<3>, Tensor<3>) {
         let [rows, _] = latents.dims();
         let both = latents.matmul(self.matrix.clone().transpose());
-        let both = both.reshape([rows, self.heads, self.width()]).swap_dims(0, 1);
+        let both = both.reshape([rows, self.heads, self.width()]);
         (both.clone().slice(s![.., .., 0..self.nope]), both.slice(s![.., .., self.nope..]))
     }
 
@@ -93,7 +133,7 @@ impl UpProjection {
         self.matrix.clone().reshape([self.heads, self.width(), self.latent()])
     }
 
-    fn latent(&self) -> usize {
+    pub(super) fn latent(&self) -> usize {
         let [_, latent] = self.matrix.dims();
         latent
     }
