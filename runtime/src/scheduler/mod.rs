@@ -11,6 +11,10 @@
 #![forbid(unsafe_code)]
 
 mod room;
+#[cfg(test)]
+mod simulation;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
@@ -32,8 +36,8 @@ pub(crate) struct Limits {
     pub(crate) pages: usize,
     /// Sequences that run at once.
     pub(crate) max_batch: usize,
-    /// Rows of a step. Where `deterministic`, room for a chunk beside all drafts is needed for a
-    /// prompt to be computed while others are answered.
+    /// Rows of a step. With less than a row for each running sequence, its drafts and a chunk, some
+    /// will have to wait for others.
     pub(crate) step_tokens: usize,
     /// Rows of a step with which one sequence catches up; all of them together where others have
     /// one token to do.
@@ -46,7 +50,7 @@ pub(crate) struct Limits {
     /// Keep full pages for sequences that begin alike.
     pub(crate) prefix_cache: bool,
     /// What a share computes depends on its sequence only: whole chunks of the prompt, then tokens
-    /// one by one.
+    /// one by one; no drafts.
     pub(crate) deterministic: bool,
 }
 
@@ -160,8 +164,10 @@ impl Scheduler {
     }
 
     /// Plans a step, which the caller launches; perhaps an empty one. `propose` drafts are made at
-    /// its end for each sequence that keeps the draft layer's cache and samples.
+    /// its end for each sequence that keeps the draft layer's cache and samples; none where
+    /// `deterministic`, because what is verified together is a matter of timing.
     pub(crate) fn schedule(&mut self, propose: usize) -> StepPlan {
+        let propose = if self.limits.deterministic { 0 } else { propose };
         self.step += 1;
         self.opened.clear();
         self.due.clear();
@@ -290,17 +296,15 @@ impl Scheduler {
                 self.due.push((id, drafts));
                 continue;
             }
-            // Nobody stops for drafts, but where they have to be as many as they always are.
-            let (needed, drafts) =
-                if self.limits.deterministic { (needed, drafts) } else { (most, 0) };
-            while !self.reserve(id, needed) {
+            // Nobody stops for drafts.
+            while !self.reserve(id, most) {
                 match self.running.last() {
                     Some(&last) if last != id => self.preempt(last),
                     _ => break,
                 }
             }
-            if self.holds(id, needed) {
-                self.due.push((id, drafts));
+            if self.holds(id, most) {
+                self.due.push((id, 0));
             }
         }
     }
@@ -333,13 +337,16 @@ impl Scheduler {
 
     /// About how many rows of the step are left for sequences that start.
     fn rows_left(&self) -> usize {
-        let due: usize = self.due.iter().map(|(_, drafts)| 1 + drafts).sum();
-        let chunk = self.limits.prefill_chunk;
-        let left = self.limits.step_tokens.saturating_sub(due);
-        let left = if due > 0 { left.min(chunk) } else { left };
+        let left = self.limits.step_tokens.saturating_sub(self.due.len());
+        let left = if self.due.is_empty() { left } else { left.min(self.limits.prefill_chunk) };
+        left.saturating_sub(self.rows_of_chunks())
+    }
+
+    /// Rows that running sequences with more than one token to do would take.
+    fn rows_of_chunks(&self) -> usize {
         let pending = |id| self.sequences[id].pending();
-        let others = self.running.iter().map(pending).filter(|pending| *pending > 1);
-        left.saturating_sub(others.map(|pending| pending.min(chunk)).sum())
+        let long = self.running.iter().map(pending).filter(|pending| *pending > 1);
+        long.map(|pending| pending.min(self.limits.prefill_chunk)).sum()
     }
 
     fn may_start(&self, id: SequenceId) -> bool {
@@ -448,27 +455,35 @@ impl Scheduler {
     /// Hands out the rows of the step.
     fn share_out(&mut self, plan: &mut StepPlan) {
         let mut room = Room::new(self.limits);
-        if self.step - self.last_chunk > PATIENCE {
-            // Those with one token to do have used up all steps for long: this one is not theirs.
+        let starved = self.step - self.last_chunk > PATIENCE;
+        if starved {
+            // Those with one token to do have used up all steps for long.
+            let rest = room.keep_a_chunk();
             self.share_chunks(&mut room, plan);
+            room.give_back(rest);
         }
-        let chunks = plan.shares.len();
         let mut due = std::mem::take(&mut self.due);
-        due.retain(|(id, _)| self.sequences.get(id).is_some_and(|it| it.slot.is_some()));
         let rows: usize = due.iter().map(|(_, drafts)| 1 + drafts).sum();
         if rows > room.rows() || self.limits.max_scores.is_some() {
             // Perhaps not all of them get their turn: those first that had none for longest.
             due.sort_by_key(|(id, _)| self.sequences[id].last_step);
         }
+        // Drafts leave room for a row of each, and for a chunk.
+        let chunk = self.rows_of_chunks().min(self.limits.prefill_chunk);
         for (index, (id, drafts)) in due.iter().enumerate() {
             let Some(sequence) = self.sequences.get_mut(id) else { continue };
-            let others = due.len() - index - 1;
+            let others = due.len() - index - 1 + if starved { 0 } else { chunk };
             let Some(drafts) = room.one_token(sequence, *drafts, others) else { break };
             sequence.last_step = self.step;
             plan.shares.push(share(sequence, *id, (1, drafts), plan.propose, &self.limits));
         }
-        room.leave_for_chunks(plan.shares.len() > chunks);
-        self.share_chunks(&mut room, plan);
+        if !starved {
+            // The next step is not to be long in coming for those with one token to do.
+            if !plan.shares.is_empty() {
+                room.keep_a_chunk();
+            }
+            self.share_chunks(&mut room, plan);
+        }
         self.due = due;
     }
 
@@ -523,6 +538,7 @@ impl Scheduler {
         if let Some(slot) = slot {
             self.free_slots.push(slot);
             self.running.retain(|other| *other != id);
+            self.due.retain(|(other, _)| *other != id);
         }
         self.blocked = None;
     }

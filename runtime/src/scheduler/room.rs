@@ -39,24 +39,22 @@ impl Room {
             return None;
         }
         let pages = self.pages(sequence.longest() + drafts);
-        let rows = match self.limits.deterministic {
-            true if self.rows <= drafts => return None,
-            true => 1 + drafts,
-            false => {
-                let wanted = (1 + drafts).min(self.rows.saturating_sub(others).max(1));
-                self.scored(pages, wanted)
-            }
-        };
+        let wanted = (1 + drafts).min(self.rows.saturating_sub(others).max(1));
+        // Shares that depend on their sequence only are computed one by one.
+        let rows = if self.limits.deterministic { 1 } else { self.scored(pages, wanted) };
         self.give(rows, pages)?;
         Some(rows - 1)
     }
 
-    /// Ends the turn of those with one token to do. Where there were any, the rest of the step is
-    /// no longer than a chunk, so that the next one comes soon.
-    pub(super) fn leave_for_chunks(&mut self, others: bool) {
-        if others {
-            self.rows = self.rows.min(self.limits.prefill_chunk);
-        }
+    /// Keeps no more than a chunk; returns the rest.
+    pub(super) fn keep_a_chunk(&mut self) -> usize {
+        let kept = self.rows.min(self.limits.prefill_chunk);
+        std::mem::replace(&mut self.rows, kept) - kept
+    }
+
+    /// Gets rows back.
+    pub(super) fn give_back(&mut self, rows: usize) {
+        self.rows += rows;
     }
 
     /// Takes as many rows as the sequence may have of those that it has to do; perhaps none.
