@@ -5,6 +5,7 @@
 mod checkpoints; // the same weights in other layouts, and broken ones
 mod cli; // runs the program
 mod dummy; // random weights of every published configuration
+mod engine; // batches, prefix hits, preemption, drafts: the same answers
 mod fp8; // FP8 checkpoints, quantisation while loading
 mod inventory; // every tensor by config.json against the files
 mod model_parity; // layers, logits and greedy text against recorded references

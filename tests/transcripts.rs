@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::support::checkpoint::BUILT_IN;
 use crate::support::oracle::{self, Golden, floats, relative_l2};
 
-const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/glm-tiny");
+pub(crate) const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/glm-tiny");
 
 #[test]
 fn f32_on_the_cpu() {
@@ -91,7 +91,7 @@ pub(crate) fn read(folder: &Path) -> Vec<Value> {
     serde_json::from_str(&text).expect("transcripts")
 }
 
-fn ids(value: &Value) -> Vec<u32> {
+pub(crate) fn ids(value: &Value) -> Vec<u32> {
     let ids = value.as_array().expect("ids").iter();
     ids.map(|id| id.as_u64().expect("an id") as u32).collect()
 }

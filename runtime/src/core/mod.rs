@@ -58,6 +58,8 @@ pub(crate) struct Core<E> {
     answers: HashMap<SequenceId, Answer>,
     groups: HashMap<u64, Group>,
     in_flight: VecDeque<InFlight>,
+    /// Events that go out once the counters are up to date.
+    outbox: Vec<(Arc<StreamSender<Event>>, Event)>,
     next_id: u64,
     shared: Arc<Mutex<Stats>>,
     stats: Stats,
@@ -69,7 +71,7 @@ pub(crate) struct Core<E> {
 
 /// The answers to one request.
 struct Group {
-    sender: StreamSender<Event>,
+    sender: Arc<StreamSender<Event>>,
     open: Vec<SequenceId>,
     deadline: Option<Instant>,
 }
@@ -97,6 +99,7 @@ impl<E: Executor> Core<E> {
             answers: HashMap::new(),
             groups: HashMap::new(),
             in_flight: VecDeque::new(),
+            outbox: Vec::new(),
             next_id: 0,
             shared,
             stats: Stats::default(),
@@ -289,33 +292,38 @@ impl<E: Executor> Core<E> {
                     self.stats.accepted[place] += u64::from(place < accepted);
                 }
                 answer.timings.drafted_tokens += share.drafts;
-                answer.timings.accepted_tokens += accepted;
                 self.scheduler.commit(id, &result.tokens);
                 let sampled = result.tokens.len();
                 let taken;
                 (taken, next) = answer.take(result, self.config.dtype, now, &mut events);
+                answer.timings.accepted_tokens += accepted.min(taken);
                 self.stats.output_tokens += taken as u64;
                 self.stats.surplus_tokens += (sampled - taken) as u64;
                 gained += sampled;
                 let waits = answer.constraints.waits(&answer.output_ids);
                 self.scheduler.set_waits(id, waits);
             }
-            let group = answer.group;
-            let gone = self.groups.get(&group).is_some_and(|group| {
-                let mut sent = events.drain(..).map(|event| group.sender.send(event));
-                sent.any(|sent| !sent)
-            });
-            events.clear();
+            if let Some(group) = self.groups.get(&answer.group) {
+                self.outbox.extend(events.drain(..).map(|event| (group.sender.clone(), event)));
+            }
             match next {
-                _ if gone => self.cancel(group),
                 Next::Goes => {}
                 Next::Finished { finish, stop_token } => self.finish(id, finish, stop_token, now),
                 Next::Failed(failure) => self.fail(id, failure),
             }
         }
         self.policy.step(&plan, gained, (now - began).as_secs_f64());
-        self.publish();
+        self.send();
         self.stats.seconds.emit += now.elapsed().as_secs_f64();
+    }
+
+    /// Sends what waits to be sent. Who sees the end of an answer sees it in the counters too.
+    fn send(&mut self) {
+        self.publish();
+        for (sender, event) in self.outbox.drain(..) {
+            // Whether there is somebody to receive it is asked in the next turn.
+            sender.send(event);
+        }
     }
 
     /// Ends what nobody waits for any more, and what is past its time.
@@ -331,6 +339,9 @@ impl<E: Executor> Core<E> {
         for id in late {
             self.finish(id, Finish::Deadline, None, now);
         }
+        if !self.outbox.is_empty() {
+            self.send();
+        }
     }
 
     fn finish(&mut self, id: SequenceId, finish: Finish, stop_token: Option<u32>, now: Instant) {
@@ -342,7 +353,7 @@ impl<E: Executor> Core<E> {
         self.stats.finished += 1;
         let event = answer.finished(finish, stop_token, now);
         if let Some(group) = self.groups.get_mut(&answer.group) {
-            group.sender.send(event);
+            self.outbox.push((group.sender.clone(), event));
             group.open.retain(|open| *open != id);
             if group.open.is_empty() {
                 self.groups.remove(&answer.group);
@@ -359,7 +370,7 @@ impl<E: Executor> Core<E> {
             self.scheduler.remove(*id);
             self.answers.remove(id);
         }
-        group.sender.send(Event::Failed(failure));
+        self.outbox.push((group.sender, Event::Failed(failure)));
     }
 
     fn cancel(&mut self, group: u64) {
@@ -375,6 +386,7 @@ impl<E: Executor> Core<E> {
     fn fail_all(&mut self, failure: &Failure) {
         self.in_flight.clear();
         self.answers.clear();
+        self.outbox.clear();
         for (_, group) in self.groups.drain() {
             self.stats.failed += group.open.len() as u64;
             group.sender.send(Event::Failed(failure.clone()));

@@ -97,7 +97,11 @@ impl Runner {
                 .map(|(index, place)| {
                     let share = &shares[*index];
                     let computed = share.computed + place.tokens + drafts.len() - 1;
-                    SequenceInput { tokens: vec![0], computed, pages: share.pages.clone() }
+                    // Where no page was left for a draft it goes to the sink: it is the worse for
+                    // it, and the answer is not.
+                    let mut pages = share.pages.clone();
+                    pages.resize(pages.len().max(computed / page_size + 1), 0);
+                    SequenceInput { tokens: vec![0], computed, pages }
                 })
                 .collect();
             let shape = Batches::shape(&inputs, 1);
