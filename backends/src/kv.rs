@@ -53,7 +53,7 @@ impl KvFormat {
 }
 
 /// Words that `width` codes take.
-fn words(width: usize) -> usize {
+pub(crate) fn words(width: usize) -> usize {
     width.div_ceil(CODES_PER_WORD)
 }
 

@@ -4,6 +4,8 @@
 
 pub mod case;
 mod embedding;
+#[cfg(feature = "cpu")]
+mod flex;
 mod kv_write;
 mod linear;
 mod mla_attention;

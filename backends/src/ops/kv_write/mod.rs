@@ -1,6 +1,8 @@
 //! Storing rows of keys or values in the pages.
 
 pub(super) mod cases;
+#[cfg(feature = "cpu")]
+mod cpu;
 mod reference;
 
 use burn::tensor::{Int, Tensor};
@@ -14,5 +16,9 @@ use crate::kv::KvRows;
 /// Shapes: `pages` of `width` values a slot, `rows [tokens, width]`, `slots [tokens]`. Slots of live
 /// tokens are distinct; padded tokens share the sink page and may overwrite each other.
 pub fn kv_write(pages: &mut KvRows, rows: Tensor<2>, slots: Tensor<1, Int>) {
-    reference::kv_write(pages, rows, slots);
+    #[cfg(feature = "cpu")]
+    if super::flex::computes_on(&rows.device()) {
+        return reference::kv_write(pages, rows, slots, cpu::quantised);
+    }
+    reference::kv_write(pages, rows, slots, reference::quantised);
 }

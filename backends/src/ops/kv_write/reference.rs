@@ -4,14 +4,20 @@ use crate::fp8::CODES_PER_WORD;
 use crate::kv::{Fp8Rows, KvRows, Parts};
 use crate::ops::quantise_fp8::codes_fp8;
 
-pub(super) fn kv_write(pages: &mut KvRows, rows: Tensor<2>, slots: Tensor<1, Int>) {
+/// `quantised` makes words and scales of rows `[tokens, width]`.
+pub(super) fn kv_write(
+    pages: &mut KvRows,
+    rows: Tensor<2>,
+    slots: Tensor<1, Int>,
+    quantised: fn(&Tensor<2>, &[Parts]) -> (Tensor<2, Int>, Tensor<2>),
+) {
     match pages {
         KvRows::Float(held) => {
             let rows = rows.cast(held.dtype());
             held.inplace(|held| held.select_assign(0, slots, rows, IndexingUpdateOp::Assign));
         }
         KvRows::Fp8(Fp8Rows { words, scales, parts, .. }) => {
-            let (fresh_words, fresh_scales) = quantised(rows, parts);
+            let (fresh_words, fresh_scales) = quantised(&rows, parts);
             let replace = IndexingUpdateOp::Assign;
             words.inplace(|held| held.select_assign(0, slots.clone(), fresh_words, replace));
             let replace = IndexingUpdateOp::Assign;
@@ -21,7 +27,7 @@ pub(super) fn kv_write(pages: &mut KvRows, rows: Tensor<2>, slots: Tensor<1, Int
 }
 
 /// Words and scales of `rows [tokens, width]`.
-fn quantised(rows: Tensor<2>, parts: &[Parts]) -> (Tensor<2, Int>, Tensor<2>) {
+pub(super) fn quantised(rows: &Tensor<2>, parts: &[Parts]) -> (Tensor<2, Int>, Tensor<2>) {
     let [tokens, _] = rows.dims();
     let mut first = 0;
     let parts = parts.iter().map(|&Parts { count, width }| {
@@ -72,7 +78,7 @@ mod tests {
         let device = rows.device();
         let mut pages = KvRows::zeros(parts, 8, format, &device);
         let slots = Tensor::from_data([6, 1, 3], &device);
-        kv_write(&mut pages, rows.clone(), slots.clone());
+        kv_write(&mut pages, rows.clone(), slots.clone(), quantised);
         pages.gather(slots, DType::F32).into_data().try_into_vec_as::<f32>().unwrap()
     }
 

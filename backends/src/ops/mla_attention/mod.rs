@@ -1,6 +1,8 @@
 //! Multi-head latent attention over paged latents.
 
 pub(super) mod cases;
+#[cfg(feature = "cpu")]
+mod cpu;
 mod reference;
 
 use burn::tensor::Tensor;
@@ -55,5 +57,9 @@ pub fn mla_attention(
     scale: f64,
     form: MlaForm,
 ) -> Tensor<3> {
+    #[cfg(feature = "cpu")]
+    if form == MlaForm::Absorbed && super::flex::computes_on(&q.nope.device()) {
+        return cpu::mla_attention(q, kv_b, layer, tables, page_size, scale);
+    }
     reference::mla_attention(q, kv_b, layer, tables, page_size, scale, form)
 }

@@ -1,7 +1,11 @@
 //! Attention over paged keys and values.
 
 pub(super) mod cases;
+#[cfg(feature = "cpu")]
+pub(super) mod cpu;
 mod reference;
+#[cfg(feature = "cpu")]
+mod softmax;
 
 use burn::tensor::Tensor;
 
@@ -21,5 +25,9 @@ pub fn paged_attention(
     page_size: usize,
     scale: f64,
 ) -> Tensor<3> {
+    #[cfg(feature = "cpu")]
+    if super::flex::computes_on(&q.device()) {
+        return cpu::paged_attention(q, layer, tables, page_size, scale);
+    }
     reference::paged_attention(q, layer, tables, page_size, scale)
 }

@@ -37,6 +37,12 @@ pub fn quantise_fp8(x: Tensor<2>, group: Option<usize>) -> Fp8Activations {
     reference::quantise_fp8(x, group.unwrap_or(width).min(width))
 }
 
+/// The scale of values that are `largest` at most.
+#[cfg(feature = "cpu")]
+pub(crate) fn scale_fp8(largest: f32) -> f32 {
+    (largest / crate::fp8::MAX).max(reference::LEAST_SCALE)
+}
+
 /// The same with one scale a row, as codes: `x [rows, width]` → codes `[rows, width]`, i32, and
 /// scales `[rows, 1]`, f32.
 pub(crate) fn codes_fp8(x: Tensor<2>) -> (Tensor<2, Int>, Tensor<2>) {
