@@ -45,6 +45,7 @@ pub fn host_cost(tokenizer: &Tokenizer, batch: usize, tokens: usize) -> HostCost
         dtype: "f32",
         drafts: DraftChoice::Fixed(0),
         can_draft: false,
+        layers: 1,
         steps_in_flight: 1,
         on_panic: OnPanic::Stop,
     };

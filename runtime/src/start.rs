@@ -125,6 +125,7 @@ pub(crate) fn load(
         dtype: dtype.name(),
         drafts: if most_drafts == 0 { DraftChoice::Fixed(0) } else { config.drafts },
         can_draft: most_drafts > 0,
+        layers: files.config.num_hidden_layers(),
         // The CPU computes a step while it is launched: nothing is gained by a second one.
         steps_in_flight: config.steps_in_flight.unwrap_or(if on_cpu { 1 } else { 2 }),
         on_panic: config.on_panic,

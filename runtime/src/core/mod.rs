@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use crate::config::{DraftChoice, OnPanic};
-use crate::draft::DraftPolicy;
+use crate::draft::{Depth, DraftPolicy};
 use crate::error::Failure;
 use crate::handoff::{Mailbox, StreamSender};
 use crate::request::{Event, Finish};
@@ -43,6 +43,8 @@ pub(crate) struct CoreConfig {
     pub(crate) drafts: DraftChoice,
     /// A layer for drafts was loaded.
     pub(crate) can_draft: bool,
+    /// Layers besides it.
+    pub(crate) layers: usize,
     /// Steps that are launched before the oldest of them is collected, 1 or 2.
     pub(crate) steps_in_flight: usize,
     pub(crate) on_panic: OnPanic,
@@ -94,7 +96,7 @@ impl<E: Executor> Core<E> {
             executor,
             scheduler: new_scheduler(),
             new_scheduler,
-            policy: DraftPolicy::new(),
+            policy: DraftPolicy::new(config.layers),
             mailbox,
             answers: HashMap::new(),
             groups: HashMap::new(),
@@ -127,7 +129,7 @@ impl<E: Executor> Core<E> {
             let restarted = catch_unwind(AssertUnwindSafe(|| {
                 self.executor.reset();
                 self.scheduler = (self.new_scheduler)();
-                self.policy = DraftPolicy::new();
+                self.policy = DraftPolicy::new(self.config.layers);
             }));
             if let Err(again) = restarted {
                 return Some(format!("{panic}; restarting: {}", panic_message(&*again)));
@@ -210,7 +212,13 @@ impl<E: Executor> Core<E> {
         let propose = match self.config.drafts {
             _ if !self.config.can_draft => 0,
             DraftChoice::Fixed(drafts) => drafts,
-            DraftChoice::Auto => self.policy.choose(self.scheduler.counts().running.max(1)),
+            DraftChoice::Auto => match self.policy.choose(self.scheduler.counts().running) {
+                Depth::Drafts(drafts) => drafts,
+                Depth::Stop => {
+                    self.scheduler.stop_drafting();
+                    0
+                }
+            },
         };
         let mut plan = self.scheduler.schedule(propose);
         for (id, slot) in self.scheduler.opened() {

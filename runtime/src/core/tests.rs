@@ -62,6 +62,7 @@ impl Bench {
             dtype: "f32",
             drafts: DraftChoice::Fixed(drafts),
             can_draft: drafts > 0,
+            layers: 2,
             steps_in_flight,
             on_panic: OnPanic::Restart,
         };

@@ -208,6 +208,15 @@ impl Scheduler {
         }
     }
 
+    /// No sequence that is there keeps the draft layer's cache any longer: it cannot be taken up
+    /// again, because rows would be missing in it.
+    pub(crate) fn stop_drafting(&mut self) {
+        for sequence in self.sequences.values_mut().filter(|sequence| sequence.drafting) {
+            sequence.drafting = false;
+            sequence.proposed = 0;
+        }
+    }
+
     /// Says whether the next token of a sequence can only be chosen once the host knows the last.
     pub(crate) fn set_waits(&mut self, id: SequenceId, waits: bool) {
         if let Some(sequence) = self.sequences.get_mut(&id) {
@@ -534,7 +543,6 @@ impl Scheduler {
         let Some(sequence) = self.sequences.get_mut(&id) else { return };
         let (pages, slot) = sequence.stop();
         self.blocks.release(pages);
-        self.due.retain(|(due, _)| *due != id);
         if let Some(slot) = slot {
             self.free_slots.push(slot);
             self.running.retain(|other| *other != id);
