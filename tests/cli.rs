@@ -1,6 +1,7 @@
 //! The `glm` binary as a user meets it, on the built-in model and the CPU.
 
 mod base;
+mod bench;
 mod inspect;
 mod plan;
 mod weights;

@@ -8,9 +8,14 @@ use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use glm_backends::device::Selection;
 use glm_runtime::{DtypeChoice, Fp8Choice, QuantChoice};
 
+mod bench;
 mod plan;
 mod tuning;
 
+pub(crate) use bench::{
+    Bench, BenchArgs, BenchModelArgs, BenchOutputArgs, EndpointChoice, LatencyArgs, ServeArgs,
+    SweepArgs, ThroughputArgs,
+};
 pub(crate) use plan::{KvDtype, PlanArgs};
 pub(crate) use tuning::TuningArgs;
 
@@ -22,7 +27,8 @@ Examples:
   glm run ./my-model < question.txt     a local folder, prompt from a file
   glm devices                           what this machine can run on
   glm inspect ./my-model                size and shape of a model
-  glm plan zai-org/GLM-4.7 --gpu 8xH200 does it fit, how fast can it be";
+  glm plan zai-org/GLM-4.7 --gpu 8xH200 does it fit, how fast can it be
+  glm bench latency ./my-model          how fast is it here";
 
 const RUN_EXAMPLES: &str = "\
 Examples:
@@ -54,6 +60,8 @@ pub(crate) enum Command {
     Inspect(InspectArgs),
     /// Say what a model needs: memory, GPUs, context, and the speed that memory allows
     Plan(PlanArgs),
+    /// Measure how fast a model answers, alone or many at once, here or over HTTP
+    Bench(BenchArgs),
     /// List the devices that each backend sees
     Devices(DevicesArgs),
 }

@@ -258,6 +258,11 @@ impl Bar {
         Self::new("{msg} {wide_bar} {pos}/{len} tokens {eta}", what)
     }
 
+    /// Counts requests.
+    pub(crate) fn requests(what: impl Into<String>) -> Self {
+        Self::new("{msg} {wide_bar} {pos}/{len} requests {eta}", what)
+    }
+
     fn new(template: &str, what: impl Into<String>) -> Self {
         let style = ProgressStyle::with_template(template);
         let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());

@@ -20,6 +20,7 @@ mod layout;
 mod stored;
 #[cfg(test)]
 mod tests;
+mod work;
 
 pub use burn::tensor::DType;
 use glm_backends::kv::{KvFormat, KvSpec};
@@ -31,6 +32,7 @@ use crate::weights::Quantise;
 pub use gpu::{Gpu, GpuChoice, common, known};
 pub use layout::{ExpertSplit, Layout};
 pub use stored::{Prediction, StoredSize, stored_sizes};
+pub use work::{StepLoad, StepWork};
 
 /// Driver context, kernels and what an allocator loses, on each device.
 const RUNTIME_BYTES: u128 = 1 << 30;
@@ -197,9 +199,7 @@ impl Plan {
     /// `E · (1 - (1 - k/E)^batch)` distinct ones have in the mean, and the cache.
     #[must_use]
     pub fn step_bytes(&self, layout: &Layout, batch: usize) -> f64 {
-        let experts = self.skeleton.n_routed_experts as f64;
-        let chosen = self.skeleton.num_experts_per_tok as f64 / experts;
-        let touched = 1.0 - (1.0 - chosen).powi(i32::try_from(batch).unwrap_or(i32::MAX));
+        let touched = self.touched_experts(batch as f64);
         let weights = self.held.iter().filter(|held| !held.group.mtp).map(|held| {
             let bytes = self.bytes_on_a_device(held, layout) as f64;
             match held.group.part {

@@ -13,7 +13,7 @@ use burn::tensor::DType;
 use futures_core::Stream;
 use glm_backends::device::OpenDevice;
 use glm_models::config::Config;
-use glm_models::model::Model;
+use glm_models::plan::Plan;
 use glm_models::trace::TensorRecord;
 
 use crate::config::EngineConfig;
@@ -68,6 +68,7 @@ struct Inner {
     thread: Option<JoinHandle<()>>,
     stats: Arc<Mutex<Stats>>,
     limits: EngineLimits,
+    plan: Plan,
     dtype: DType,
     dtype_note: Option<String>,
 }
@@ -104,10 +105,11 @@ impl Engine {
         (progress.borrow_mut())(LoadProgress { done_bytes: total_bytes, total_bytes });
         let (commands, mailbox) = mailbox();
         let stats = Arc::new(Mutex::new(Stats::default()));
-        let start::Loaded { files, runner, scheduler, core, limits, dtype, dtype_note } = started;
+        let start::Loaded { files, runner, scheduler, core, limits, plan, dtype, dtype_note } =
+            started;
         let thread = start::spawn(runner, scheduler, mailbox, stats.clone(), core)?;
         let thread = Some(thread);
-        let inner = Inner { files, commands, thread, stats, limits, dtype, dtype_note };
+        let inner = Inner { files, commands, thread, stats, limits, plan, dtype, dtype_note };
         Ok(Engine { inner: Arc::new(inner) })
     }
 
@@ -270,6 +272,20 @@ impl Engine {
     /// What the engine counted so far.
     pub fn stats(&self) -> Stats {
         self.inner.stats.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Sizes of the model as it was loaded.
+    pub fn plan(&self) -> &Plan {
+        &self.inner.plan
+    }
+
+    /// From now on, waits for the device after each part of a step, or no longer does: see
+    /// [`EngineConfig::profile`].
+    ///
+    /// # Errors
+    /// [`EngineError::Failed`] when the engine is gone.
+    pub fn set_profile(&self, profile: bool) -> Result<(), EngineError> {
+        self.job(move |runner| runner.set_profile(profile))
     }
 
     /// Runs something on the engine's thread, between two steps.

@@ -4,6 +4,7 @@
 //! - [`request`]: what is asked, and what comes back
 //! - [`load`]: a model folder, opened and checked
 //! - [`hub`]: from a hub id to a model folder
+//! - [`measure`]: how fast answers come
 //! - [`text`]: tokenizer, chat template, text while it streams
 //!
 //! Inside: `placement` settles dtype and memory; `kv` and `sequence` are plain integers and know no
@@ -19,6 +20,7 @@ mod handoff;
 pub mod hub;
 mod kv;
 pub mod load;
+pub mod measure;
 pub mod null;
 mod output;
 mod placement;
@@ -42,5 +44,5 @@ pub use request::{
     Completion, Event, Finish, MaskState, Request, SamplingParams, Timings, TokenLogprobs,
     TokenMask,
 };
-pub use stats::Stats;
+pub use stats::{Stats, StepSizes};
 pub use step::TokenSet;

@@ -8,6 +8,7 @@ use glm_backends::device::{BackendKind, OpenDevice};
 use glm_backends::kv::{KvFormat, KvPool};
 use glm_backends::ranks::Rank;
 use glm_models::model::{Model, Parts};
+use glm_models::plan::{Demand, Plan};
 use glm_models::weights::{Format, Loader};
 
 use crate::config::{DraftChoice, EngineConfig, KvDtypeChoice};
@@ -33,6 +34,7 @@ pub(crate) struct Loaded {
     pub(crate) scheduler: NewScheduler,
     pub(crate) core: CoreConfig,
     pub(crate) limits: EngineLimits,
+    pub(crate) plan: Plan,
     pub(crate) dtype: DType,
     pub(crate) dtype_note: Option<String>,
 }
@@ -108,6 +110,19 @@ pub(crate) fn load(
         deterministic: config.deterministic,
         profile: config.profile,
     };
+    let plan = Plan::new(
+        &files.config,
+        Demand {
+            dtype,
+            quantise: config.quant.quantise(),
+            kv: kv_format,
+            mtp: can_draft,
+            context: context_length,
+            batch: config.max_batch,
+            prefill_chunk: config.prefill_chunk,
+            max_scores: MAX_SCORES,
+        },
+    );
     let on_cpu = device.kind == BackendKind::Cpu;
     let limits = Limits {
         page_size,
@@ -141,6 +156,7 @@ pub(crate) fn load(
             kv_bytes_per_token: bytes_per_token,
             most_drafts,
         },
+        plan,
         dtype,
         dtype_note,
         files: Arc::new(files),

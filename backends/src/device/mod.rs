@@ -15,6 +15,7 @@ mod probe;
 #[cfg(feature = "rocm")]
 mod rocm;
 mod selection;
+mod speed;
 #[cfg(feature = "wgpu")]
 mod wgpu;
 
@@ -22,6 +23,7 @@ use burn::tensor::{DType, Device};
 
 pub use error::DeviceError;
 pub use selection::{BackendKind, Selection};
+pub use speed::DeviceSpeed;
 
 /// A device that has computed something and is ready for a model.
 #[derive(Debug, Clone)]

@@ -1,5 +1,6 @@
 //! One file per command; `logits` is the part of `inspect` that runs the model.
 
+mod bench;
 mod chat;
 mod devices;
 mod inspect;
@@ -26,6 +27,7 @@ pub(crate) fn dispatch(command: &Command) -> Result<Outcome> {
         Command::Run(args) => run::run(args),
         Command::Inspect(args) => inspect::inspect(args),
         Command::Plan(args) => plan::plan(args),
+        Command::Bench(args) => bench::bench(args),
         Command::Devices(args) => devices::devices(args),
     }
 }

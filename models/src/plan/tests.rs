@@ -313,3 +313,33 @@ fn the_model_cards_tables() {
         assert_eq!(reserved.devices, card, "{name} at {context}, with a reserve");
     }
 }
+
+/// A step reads what `step_bytes` says, and multiplies each row with the weights that are active.
+#[test]
+fn a_step_reads_and_multiplies_what_the_weights_say() {
+    for (config, heads) in [(air_config(&json!({})), 96 * 2 * 128), (flash_config(), 20 * 1088)] {
+        let plan = Plan::new(&config, Demand { context: 1000, ..DEMAND });
+        let layout = plan.layout_within(1, u64::MAX);
+        for batch in [1, 16] {
+            let work = plan.step_work(&StepLoad::decode(batch, 1000.0));
+            let bytes = work.weight_bytes + work.kv_bytes;
+            let wanted = plan.step_bytes(&layout, batch);
+            assert!((bytes / wanted - 1.0).abs() < 1e-9, "{bytes} and {wanted}");
+        }
+        // Without attention to what is cached, two operations for each active weight and the head;
+        // norms and biases are no matrices.
+        let one = plan.step_work(&StepLoad { rows: 1.0, sampled: 1.0, ..StepLoad::default() });
+        let head = config.vocab_size() * plan.skeleton.hidden_size;
+        let weights = 2.0 * (config.parameters().active as f64 + head as f64);
+        assert!((one.flops / weights - 1.0).abs() < 1e-3, "{} and {weights}", one.flops);
+        let attended = plan.step_work(&StepLoad::decode(1, 1000.0)).flops - one.flops;
+        let layers = plan.skeleton.num_hidden_layers;
+        assert_eq!(attended.round(), (2 * heads * layers * 1000) as f64);
+    }
+}
+
+#[test]
+fn a_chunk_attends_to_what_comes_before_each_row() {
+    let load = StepLoad::prefill(3, 10);
+    assert_eq!((load.cached, load.attended), (13.0, 11.0 + 12.0 + 13.0));
+}

@@ -100,7 +100,8 @@ impl<E: Executor> Core<E> {
             self.answers.insert(id, answer);
             open.push(id);
         }
-        self.groups.insert(group, Group { sender: Arc::new(sender), open, deadline: request.deadline });
+        self.groups
+            .insert(group, Group { sender: Arc::new(sender), open, deadline: request.deadline });
     }
 
     fn thinking(&self, request: &Request) -> Option<Thinking> {

@@ -270,8 +270,10 @@ impl<E: Executor> Core<E> {
         // Steps follow each other: this one began when the one before it was done.
         let began = self.last_collect.map_or(launched, |last| last.max(launched));
         self.last_collect = Some(now);
-        self.stats.steps += 1;
-        self.stats.rows += plan.rows() as u64;
+        self.stats.count_step(plan.shares.iter().map(|share| {
+            let sampled = if share.sample { 1 + share.drafts } else { 0 };
+            (share.rows(), sampled, share.computed)
+        }));
 
         let mut gained = 0;
         let mut events = Vec::new();
@@ -394,7 +396,9 @@ impl<E: Executor> Core<E> {
     fn fail_all(&mut self, failure: &Failure) {
         self.in_flight.clear();
         self.answers.clear();
-        self.outbox.clear();
+        for (sender, event) in self.outbox.drain(..) {
+            sender.send(event);
+        }
         for (_, group) in self.groups.drain() {
             self.stats.failed += group.open.len() as u64;
             group.sender.send(Event::Failed(failure.clone()));

@@ -1,9 +1,8 @@
 //! Many producers, and one thread that takes everything at once.
 
 use std::fmt;
-use std::time::Instant;
 
-use super::sync::{Arc, Condvar, Mutex, PoisonError, lock, wait};
+use super::sync::{Arc, Condvar, Mutex, lock, wait};
 
 /// A mailbox for items `T` that is closed with a reason `R`.
 pub(crate) fn mailbox<T, R>() -> (MailboxSender<T, R>, Mailbox<T, R>) {
@@ -76,20 +75,6 @@ impl<T, R> Mailbox<T, R> {
         let mut state = lock(&self.shared.state);
         while state.is_quiet() {
             state = wait(&self.shared.changed, state);
-        }
-        state.take()
-    }
-
-    /// As [`Mailbox::wait`], but returns nothing in a `Some` at `deadline`.
-    pub(crate) fn wait_until(&self, deadline: Instant) -> Option<Vec<T>> {
-        let mut state = lock(&self.shared.state);
-        while state.is_quiet() {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Some(Vec::new());
-            }
-            let woken = self.shared.changed.wait_timeout(state, left);
-            state = woken.unwrap_or_else(PoisonError::into_inner).0;
         }
         state.take()
     }
@@ -179,16 +164,6 @@ mod tests {
         drop((sender, other));
         assert_eq!(mailbox.wait(), Some(vec![4]));
         assert_eq!(mailbox.wait(), None);
-    }
-
-    #[test]
-    fn a_wait_ends_at_its_deadline() {
-        let (sender, mailbox) = mailbox::<u32, ()>();
-        assert_eq!(mailbox.wait_until(Instant::now()), Some(vec![]));
-        sender.send(1).unwrap();
-        assert_eq!(mailbox.wait_until(Instant::now()), Some(vec![1]));
-        drop(sender);
-        assert_eq!(mailbox.wait_until(Instant::now()), None);
     }
 
     #[test]

@@ -12,5 +12,5 @@ mod mailbox;
 mod stream;
 mod sync;
 
-pub(crate) use mailbox::{Mailbox, MailboxSender, Refused, mailbox};
+pub(crate) use mailbox::{Mailbox, MailboxSender, mailbox};
 pub(crate) use stream::{StreamReceiver, StreamSender, stream};

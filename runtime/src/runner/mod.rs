@@ -111,6 +111,11 @@ impl Runner {
         &self.device
     }
 
+    /// Waits for the device after each part of a step, or no longer does.
+    pub(crate) fn set_profile(&mut self, profile: bool) {
+        self.config.profile = profile;
+    }
+
     /// Computes the shares in one forward.
     fn launch_part(&mut self, shares: &[Share], propose: usize, seconds: &mut StepSeconds) -> Part {
         let device = self.device.clone();

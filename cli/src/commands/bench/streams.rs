@@ -1,0 +1,153 @@
+//! Many streams against one engine.
+
+use anyhow::Result;
+use glm_runtime::measure::{Driven, Goal, Summary, Usage, drive};
+
+use super::report::{Report, Row, Scale, SpeedUp};
+use super::{Subject, check_output, show};
+use crate::args::{BenchOutputArgs, SweepArgs, ThroughputArgs};
+use crate::commands::Outcome;
+use crate::interrupt::Answering;
+use crate::ui;
+
+/// Tokens of the answers to requests that are not measured.
+const TRIAL: usize = 4;
+
+/// What each request asks for.
+#[derive(Clone, Copy)]
+struct Sizes {
+    prompt: usize,
+    output: usize,
+}
+
+/// All requests at once.
+pub(super) fn throughput(args: &ThroughputArgs) -> Result<Outcome> {
+    let sizes = Sizes { prompt: args.prompt_tokens, output: args.output_tokens };
+    check_output(&args.output)?;
+    let subject = load(&args.model, &args.output, sizes, args.requests)?;
+    measure(subject, Scale::Batch, &[(args.requests, args.requests)], sizes, &args.output)
+}
+
+/// Rising numbers of streams.
+pub(super) fn sweep(args: &SweepArgs) -> Result<Outcome> {
+    let sizes = Sizes { prompt: args.prompt_tokens, output: args.output_tokens };
+    check_output(&args.output)?;
+    let most = args.streams.iter().copied().max().unwrap_or(1);
+    let subject = load(&args.model, &args.output, sizes, most)?;
+    if most > args.model.max_batch {
+        ui::warning(format!(
+            "{most} streams are more than are computed at once: --max-batch is {}",
+            args.model.max_batch
+        ));
+    }
+    let runs: Vec<_> =
+        args.streams.iter().map(|streams| (*streams, streams * args.requests)).collect();
+    measure(subject, Scale::Streams, &runs, sizes, &args.output)
+}
+
+fn load(
+    model: &crate::args::BenchModelArgs,
+    output: &BenchOutputArgs,
+    sizes: Sizes,
+    streams: usize,
+) -> Result<Subject> {
+    Subject::load(model, output.seed, sizes.prompt + sizes.output, streams)
+}
+
+/// Runs of so many streams and requests.
+fn measure(
+    mut subject: Subject,
+    scale: Scale,
+    runs: &[(usize, usize)],
+    sizes: Sizes,
+    output: &BenchOutputArgs,
+) -> Result<Outcome> {
+    let answering = Answering::begin();
+    let mut report = Report::new(subject.machine.clone(), scale);
+    let mut first: Option<SpeedUp> = None;
+    for &(streams, requests) in runs {
+        // Kernels are compiled and tuned, and memory is taken, before anything counts.
+        let trial = Sizes { output: TRIAL.min(sizes.output), ..sizes };
+        let what = format!("{streams} streams: trying");
+        let tried = run(&mut subject, &what, streams, streams, trial, &answering)?;
+        if tried.is_none() {
+            break;
+        }
+        let what = format!("{streams} streams");
+        let Some(driven) = run(&mut subject, &what, streams, requests, sizes, &answering)? else {
+            break;
+        };
+        let summary = Summary::new(&driven.timelines, &Goal::default());
+        let usage = |driven: &Driven, seconds| {
+            Usage::of(subject.engine.plan(), &driven.stats, seconds, subject.speed())
+        };
+        let whole = usage(&driven, summary.seconds);
+        let mut parts = whole.parts(&driven.stats);
+        if subject.computes_apart() {
+            subject.engine.set_profile(true)?;
+            let what = format!("{streams} streams: where the time goes");
+            let profiled = run(&mut subject, &what, streams, streams, sizes, &answering)?;
+            subject.engine.set_profile(false)?;
+            let Some(profiled) = profiled else { break };
+            let seconds = Summary::new(&profiled.timelines, &Goal::default()).seconds;
+            let told = Usage::of(subject.engine.plan(), &profiled.stats, seconds, subject.speed());
+            parts = told.parts(&profiled.stats);
+        }
+        let tokens = summary.output_tokens as f64;
+        let speed = SpeedUp {
+            reached: summary.output_tokens_per_second(),
+            allowed: tokens / whole.bound_seconds,
+        };
+        let base = *first.get_or_insert(speed);
+        report.rows.push(Row {
+            place: streams as f64,
+            streams,
+            prompt_tokens_per_second: None,
+            output_tokens_per_second: speed.reached,
+            bandwidth_share: Some(whole.bandwidth_share()),
+            flop_share: Some(whole.flop_share()),
+            bound_share: Some(whole.bound_share()),
+            parts: Some(parts),
+            prompt_parts: None,
+            device_idle_share: Some(driven.stats.seconds.device_idle / summary.seconds),
+            stats: Some(driven.stats),
+            speed_up: Some(SpeedUp {
+                reached: speed.reached / base.reached,
+                allowed: speed.allowed / base.allowed,
+            }),
+            summary,
+        });
+        if scale == Scale::Batch {
+            report.timelines = driven.timelines;
+        }
+    }
+    let outcome = match answering.stop_asked() {
+        true => Outcome::Interrupted,
+        false => Outcome::Done,
+    };
+    drop(answering);
+    show(&report, output)?;
+    Ok(outcome)
+}
+
+/// One run; `None` when Ctrl-C ended it.
+fn run(
+    subject: &mut Subject,
+    what: &str,
+    streams: usize,
+    requests: usize,
+    sizes: Sizes,
+    answering: &Answering,
+) -> Result<Option<Driven>> {
+    let prompts: Vec<_> = (0..requests).map(|_| subject.prompts.next(sizes.prompt)).collect();
+    let requests: Vec<_> =
+        prompts.into_iter().map(|prompt| subject.request(prompt, sizes.output)).collect();
+    let bar = ui::Bar::tokens(what);
+    let (mut done, total) = (0, requests.len() * sizes.output);
+    let driven = drive(&subject.engine, requests, streams, &mut |tokens| {
+        done += tokens;
+        bar.set(done as u64, total as u64);
+        !answering.stop_asked()
+    })?;
+    Ok((!answering.stop_asked()).then_some(driven))
+}
