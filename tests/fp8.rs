@@ -104,7 +104,7 @@ fn fp8_activations_on_gl_equal_the_references() {
 fn check_w8a8(device: &str, tolerance: f64) {
     let Some(device) = oracle::device(device) else { return };
     for name in REFERENCES {
-        let Some((mut engine, golden)) = open(name, &device, &config(Fp8Choice::W8a8)) else {
+        let Some((engine, golden)) = open(name, &device, &config(Fp8Choice::W8a8)) else {
             return;
         };
         let place = format!("{name} on {}", device.label());

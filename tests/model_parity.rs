@@ -42,7 +42,7 @@ fn f32_on_gl_equals_transformers_in_all() {
 /// Logits of all prompts, the trace of the short one and `steps` tokens of the greedy texts. A
 /// greedy text counts up to the first step whose recorded margin is below `margin`.
 fn check_f32(name: &str, device: &str, tolerance: f64, margin: f32, steps: usize) {
-    let Some((mut engine, golden)) = open(name, device, DtypeChoice::F32) else { return };
+    let Some((engine, golden)) = open(name, device, DtypeChoice::F32) else { return };
     for length in lengths(&golden) {
         let prompt = golden.tokens(&format!("prompt{length}.ids"));
         let want = golden.floats(&format!("prompt{length}.logits"));
@@ -106,7 +106,7 @@ pub(crate) fn check_trace(
 #[test]
 fn bf16_on_the_cpu_is_as_close_as_transformers() {
     for name in REFERENCES {
-        let Some((mut engine, golden)) = open(name, "cpu", DtypeChoice::Bf16) else { return };
+        let Some((engine, golden)) = open(name, "cpu", DtypeChoice::Bf16) else { return };
         for length in lengths(&golden) {
             let prompt = golden.tokens(&format!("prompt{length}.ids"));
             let exact = golden.floats(&format!("prompt{length}.logits"));

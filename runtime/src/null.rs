@@ -185,10 +185,6 @@ impl NullExecutor {
 }
 
 impl Executor for NullExecutor {
-    fn page_size(&self) -> usize {
-        PAGE_SIZE
-    }
-
     fn launch(&mut self, plan: &StepPlan) {
         let shares = plan.shares.iter().map(|share| self.share(share, plan.propose)).collect();
         self.launched.push_back(StepResult { shares, ..StepResult::default() });

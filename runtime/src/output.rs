@@ -41,11 +41,6 @@ impl Output {
         &self.text[start..]
     }
 
-    /// The whole answer.
-    pub(crate) fn into_text(self) -> String {
-        self.text
-    }
-
     fn add(&mut self, new: &str) -> (&str, bool) {
         let start = self.text.len();
         self.held.push_str(new);
@@ -99,11 +94,11 @@ mod tests {
             let (piece, stopped) = output.push(u32::from(letter - b'a')).unwrap();
             pieces.push(piece.to_owned());
             if stopped {
-                return (pieces, output.into_text(), true);
+                return (pieces, output.text, true);
             }
         }
         pieces.push(output.finish().to_owned());
-        (pieces, output.into_text(), false)
+        (pieces, output.text, false)
     }
 
     #[test]

@@ -175,8 +175,6 @@ pub(crate) struct ShareResult {
 /// Computes steps. Steps are computed in the order in which they are launched, and what a step
 /// leaves on the device (sampled ids, drafts, cache rows) is there for the next one.
 pub(crate) trait Executor: Send {
-    /// Tokens per page.
-    fn page_size(&self) -> usize;
     /// Starts a step; does not wait for it where the device is another than the host.
     fn launch(&mut self, plan: &StepPlan);
     /// Waits for the oldest step that was launched and not collected.

@@ -8,10 +8,10 @@ use glm_runtime::{DraftChoice, EngineConfig, KvDtypeChoice, OnPanic};
 #[command(next_help_heading = "Engine")]
 pub(crate) struct TuningArgs {
     /// Tokens that the model's own draft layer guesses ahead: auto (as many as pay off) or 0 to 4
-    #[arg(long, value_name = "auto|0..4", default_value = "auto")]
+    #[arg(long, value_name = "auto|0..4", default_value = "auto", hide_short_help = true)]
     pub(crate) drafts: DraftChoice,
     /// Most tokens of a sequence, prompt and answer together [default: the model's limit]
-    #[arg(long, value_name = "TOKENS", value_parser = super::at_least_one)]
+    #[arg(long, value_name = "TOKENS", value_parser = super::at_least_one, hide_short_help = true)]
     pub(crate) max_context: Option<usize>,
     /// Number format of the KV cache: auto (that of the computation), bf16, f16, f32 or fp8
     #[arg(long, default_value = "auto", hide_short_help = true)]

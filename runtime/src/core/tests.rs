@@ -101,7 +101,9 @@ impl Bench {
             if self.core.answers.is_empty() && self.core.in_flight.is_empty() {
                 self.core.publish();
                 assert_eq!(self.core.stats.pages.held, 0, "pages that nobody uses are held");
-                assert!(self.core.groups.is_empty() && self.core.scheduler.is_empty());
+                let counts = self.core.scheduler.counts();
+                assert_eq!((counts.running, counts.waiting), (0, 0));
+                assert!(self.core.groups.is_empty());
                 return;
             }
         }

@@ -106,11 +106,6 @@ impl Runner {
         }
     }
 
-    /// The device that everything lies on.
-    pub(crate) fn device(&self) -> &Device {
-        &self.device
-    }
-
     /// Waits for the device after each part of a step, or no longer does.
     pub(crate) fn set_profile(&mut self, profile: bool) {
         self.config.profile = profile;
@@ -203,10 +198,6 @@ impl Runner {
 }
 
 impl Executor for Runner {
-    fn page_size(&self) -> usize {
-        self.kv.spec().page_size()
-    }
-
     fn launch(&mut self, plan: &StepPlan) {
         let mut seconds = StepSeconds::default();
         let parts = match self.config.deterministic {

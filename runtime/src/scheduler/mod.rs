@@ -224,13 +224,6 @@ impl Scheduler {
         }
     }
 
-    /// Lowers the most tokens that a sequence may have; it is not raised.
-    pub(crate) fn set_room(&mut self, id: SequenceId, limit: usize) {
-        if let Some(sequence) = self.sequences.get_mut(&id) {
-            sequence.limit = sequence.limit.min(limit);
-        }
-    }
-
     /// Forgets a sequence, whatever is in flight of it: its pages and its slot are for others. A
     /// step that was launched before may still write to its pages, but is over before a later one
     /// writes there.
@@ -245,11 +238,6 @@ impl Scheduler {
     /// A sequence that is not gone.
     pub(crate) fn sequence(&self, id: SequenceId) -> Option<&Sequence> {
         self.sequences.get(&id)
-    }
-
-    /// Whether there is no sequence at all.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.sequences.is_empty()
     }
 
     /// How full it is.

@@ -173,16 +173,6 @@ impl World {
         self.scheduler.check();
     }
 
-    /// Lowers the limit of a sequence to what it may have reached already.
-    pub(super) fn shorten(&mut self, id: SequenceId) {
-        let sequence = self.scheduler.sequence(id).expect("a sequence that is there");
-        let most = sequence.longest().max(sequence.tokens.len() + 1);
-        let Some(truth) = self.truths.get_mut(&id) else { return };
-        truth.limit = truth.limit.min(most.max(truth.prompt + 1));
-        truth.end = truth.end.min(truth.limit);
-        self.scheduler.set_room(id, truth.limit);
-    }
-
     /// One turn of the engine: plan, launch, read the step before.
     pub(super) fn step(&mut self, propose: usize) -> StepPlan {
         self.steps += 1;
@@ -219,8 +209,8 @@ impl World {
             self.step(propose);
         }
         self.drain();
-        assert!(self.scheduler.is_empty());
-        assert_eq!(self.scheduler.counts().held_pages, 0);
+        let counts = self.scheduler.counts();
+        assert_eq!((counts.running, counts.waiting, counts.held_pages), (0, 0, 0));
     }
 
     fn collect(&mut self) {

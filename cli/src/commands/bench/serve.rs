@@ -12,7 +12,7 @@ use fastrand::Rng;
 use glm_runtime::measure::{Goal, Summary, Timeline};
 use glm_server::client::{Client, Endpoint};
 
-use super::report::{Report, Row, Scale};
+use super::report::{Report, Row};
 use super::{check_output, show};
 use crate::args::{EndpointChoice, ServeArgs};
 use crate::commands::Outcome;
