@@ -181,7 +181,7 @@ impl Bench {
         {
             let engine = self.load(&model, |_| ())?;
             let mut prompts = Prompts::new(engine.files().tokenizer.vocab_len(), 1);
-            let mut ttft = |prompt: &[u32]| -> Result<f64> {
+            let ttft = |prompt: &[u32]| -> Result<f64> {
                 let driven = drive(&engine, vec![request(prompt.to_vec(), 2)], 1, &mut |_| true)?;
                 driven.timelines[0].ttft().ok_or_else(|| "no token".into())
             };

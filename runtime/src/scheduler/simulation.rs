@@ -36,7 +36,6 @@ fn histories(tokens: &[u32]) -> Vec<u64> {
 #[derive(Debug)]
 pub(super) struct Truth {
     pub(super) tokens: Vec<u32>,
-    pub(super) prompt: usize,
     pub(super) limit: usize,
     /// Tokens with which it ends.
     end: usize,
@@ -61,7 +60,7 @@ impl Truth {
             }
         }
         let end = end.unwrap_or(limit).min(limit);
-        Truth { tokens, prompt: known, limit, end, seed, known, salt, shares: Vec::new() }
+        Truth { tokens, limit, end, seed, known, salt, shares: Vec::new() }
     }
 }
 
