@@ -55,6 +55,7 @@ fn other_numerics_run_too() {
 
 /// Logits of the main model and of a chain of drafts are finite and not all alike.
 fn check(file: &Path, device: &str, config: &EngineConfig) {
+    let _turn = oracle::turn(device);
     let Some(device) = oracle::device(device) else { return };
     let folder = narrow(file);
     let files = ModelFiles::open_random(folder.path(), 1, &STAND_IN).expect("config.json");

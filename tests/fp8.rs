@@ -102,6 +102,7 @@ fn fp8_activations_on_gl_equal_the_references() {
 /// Short prompts only: in a long one some code moves by one step, then an expert flips, and single
 /// positions are off by whole logits (the references differ from each other by as much).
 fn check_w8a8(device: &str, tolerance: f64) {
+    let _turn = oracle::turn(device);
     let Some(device) = oracle::device(device) else { return };
     for name in REFERENCES {
         let Some((engine, golden)) = open(name, &device, &config(Fp8Choice::W8a8)) else {
@@ -146,6 +147,7 @@ fn all_conversations_on_gl() {
 }
 
 fn check_conversations(device: &str, fp8: Fp8Choice, recorded: &str, most: usize) {
+    let _turn = oracle::turn(device);
     let Some(folder) = oracle::reference("glm-tiny-fp8") else { return };
     let Some(device) = oracle::device(device) else { return };
     let mut cases = transcripts::read(&folder);
@@ -160,6 +162,7 @@ fn check_conversations(device: &str, fp8: Fp8Choice, recorded: &str, most: usize
 #[test]
 fn quantising_while_loading_makes_the_reference() {
     for device in ["cpu", "gl"] {
+        let _turn = oracle::turn(device);
         let Some(device) = oracle::device(device) else { continue };
         let (Some(original), Some(quantised)) =
             (oracle::reference("m355-tiny"), oracle::reference("m355-tiny-fp8"))
@@ -195,12 +198,12 @@ fn quantising_with_other_scales_comes_near() {
         return;
     };
     let golden = Golden::open(&quantised.join("golden.safetensors"));
-    let mut plain = oracle::load(&original, &device, &config(Fp8Choice::Auto));
+    let plain = oracle::load(&original, &device, &config(Fp8Choice::Auto));
     let config = EngineConfig { quant: QuantChoice::Fp8, ..config(Fp8Choice::Auto) };
-    let mut ours = oracle::load(&original, &device, &config);
+    let ours = oracle::load(&original, &device, &config);
     for length in [1, 7] {
-        let noise = distance(&mut plain, &golden, length, "");
-        let distance = distance(&mut ours, &golden, length, "");
+        let noise = distance(&plain, &golden, length, "");
+        let distance = distance(&ours, &golden, length, "");
         assert!(
             distance > 1e-5 && distance < 0.7 * noise,
             "{length} tokens: {distance:.2e}, without quantisation {noise:.2e}"
@@ -212,6 +215,7 @@ fn quantising_with_other_scales_comes_near() {
 #[test]
 fn one_layer_with_fp8_activations_equals_the_references() {
     for device in ["cpu", "gl"] {
+        let _turn = oracle::turn(device);
         let Some(device) = oracle::device(device) else { continue };
         for name in REFERENCES {
             let Some(folder) = oracle::reference(name) else { return };

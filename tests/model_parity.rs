@@ -6,6 +6,7 @@ use std::path::Path;
 use glm_models::model::Parts;
 use glm_runtime::{DtypeChoice, Engine, EngineConfig, Request, SamplingParams};
 
+use crate::support::checkpoint::Checkpoint;
 use crate::support::oracle::{self, Golden, cosine, floats, ids, relative_l2};
 
 /// Recorded by `fixtures/generate.py`, in the repository.
@@ -42,6 +43,7 @@ fn f32_on_gl_equals_transformers_in_all() {
 /// Logits of all prompts, the trace of the short one and `steps` tokens of the greedy texts. A
 /// greedy text counts up to the first step whose recorded margin is below `margin`.
 fn check_f32(name: &str, device: &str, tolerance: f64, margin: f32, steps: usize) {
+    let _turn = oracle::turn(device);
     let Some((engine, golden)) = open(name, device, DtypeChoice::F32) else { return };
     for length in lengths(&golden) {
         let prompt = golden.tokens(&format!("prompt{length}.ids"));
@@ -51,7 +53,14 @@ fn check_f32(name: &str, device: &str, tolerance: f64, margin: f32, steps: usize
         // Of the longest prompt only the last rows are recorded.
         let got = &got[got.len() - want.len()..];
         let distance = relative_l2(got, &want);
-        assert!(distance < tolerance, "{name} on {device}, {length} tokens: {distance:.2e}");
+        let place = format!("{name} on {device}, {length} tokens");
+        if distance >= tolerance {
+            // Where two experts have the same score up to a rounding, either choice is right, and
+            // all that comes after depends on it.
+            let tie = closest_choice(&engine, name, &prompt);
+            assert!(tie.gap < ROUTER_TIE && distance < 1e-2, "{place}: {distance:.2e}, {tie:?}");
+            eprintln!("skipped: logits of {place}: {tie:?}, and {distance:.2e} after it");
+        }
 
         let mut want = golden.tokens(&format!("prompt{length}.greedy"));
         want.truncate(steps);
@@ -65,6 +74,45 @@ fn check_f32(name: &str, device: &str, tolerance: f64, margin: f32, steps: usize
         assert_eq!(got[..sure], want[..sure], "{name} on {device}, greedy after {length} tokens");
     }
     check_trace(&engine, &golden, "", name, tolerance);
+}
+
+/// Scores of experts closer than this may change places by rounding: they are about 1, in f32.
+const ROUTER_TIE: f32 = 2e-7;
+
+/// Where the last expert that is chosen and the first that is not have the closest scores.
+#[derive(Debug)]
+struct Choice {
+    gap: f32,
+    #[expect(dead_code, reason = "printed")]
+    layer: usize,
+    #[expect(dead_code, reason = "printed")]
+    token: usize,
+}
+
+/// The closest choice of experts in all layers and tokens, for models without groups of experts.
+fn closest_choice(engine: &Engine, name: &str, prompt: &[u32]) -> Choice {
+    let folder = oracle::reference(name).expect("a reference");
+    let weights = Checkpoint::open(&folder);
+    let count = |key: &str| weights.config[key].as_u64().expect("a number") as usize;
+    assert_eq!(count("n_group"), 1, "{name}: scores depend on groups");
+    let (experts, chosen) = (count("n_routed_experts"), count("num_experts_per_tok"));
+    let records = engine.trace_forward(prompt, true).expect("forward");
+    let mut closest = Choice { gap: f32::INFINITY, layer: 0, token: 0 };
+    for layer in count("first_k_dense_replace")..count("num_hidden_layers") {
+        let bias = format!("model.layers.{layer}.mlp.gate.e_score_correction_bias");
+        let bias = weights.tensors[&bias].floats();
+        let logits = floats(&records, &format!("router_logits.layer{layer}"));
+        for (token, logits) in logits.chunks_exact(experts).enumerate() {
+            let score = |(logit, bias): (&f32, &f32)| 1.0 / (1.0 + (-logit).exp()) + bias;
+            let mut scores: Vec<f32> = logits.iter().zip(&bias).map(score).collect();
+            scores.sort_by(|a, b| b.total_cmp(a));
+            let gap = scores[chosen - 1] - scores[chosen];
+            if gap < closest.gap {
+                closest = Choice { gap, layer, token };
+            }
+        }
+    }
+    closest
 }
 
 /// Every value that was recorded under `recorded` and `trace…`.
@@ -192,6 +240,7 @@ fn drafts_on_gl_equal_the_references() {
 }
 
 fn check_drafts(folder: &Path, device: &str, tolerance: f64) {
+    let _turn = oracle::turn(device);
     let Some(device) = oracle::device(device) else { return };
     let golden = Golden::open(&folder.join("golden.safetensors"));
     let config = EngineConfig {

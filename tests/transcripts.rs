@@ -45,6 +45,7 @@ fn first_logits_equal_the_recorded_ones() {
 
 /// Compares the cases that `robust` takes.
 fn check(device: &str, dtype: DtypeChoice, robust: impl Fn(&Value) -> bool) {
+    let _turn = oracle::turn(device);
     let Some(device) = oracle::device(device) else { return };
     let engine = oracle::engine(Path::new(BUILT_IN), &device, dtype);
     let mut cases = cases();

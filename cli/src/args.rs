@@ -212,6 +212,12 @@ pub(crate) struct StoppingArgs {
     /// Longest answer in tokens, thinking included [default: up to the context]
     #[arg(long, value_name = "N")]
     pub(crate) max_tokens: Option<usize>,
+    /// End the thinking after this many tokens, so that the answer begins
+    #[arg(long, value_name = "TOKENS", hide_short_help = true)]
+    pub(crate) thinking_budget: Option<usize>,
+    /// Do not end before this many tokens
+    #[arg(long, value_name = "N", hide_short_help = true)]
+    pub(crate) min_tokens: Option<usize>,
     /// Stop before this text (repeatable)
     #[arg(long, value_name = "TEXT", value_parser = NonEmptyStringValueParser::new())]
     pub(crate) stop: Vec<String>,

@@ -113,6 +113,15 @@ impl Place {
         if let Some(text) = engine.dtype_note() {
             ui::note(format!("dtype: {text}"));
         }
+        let limits = engine.limits();
+        let bytes = limits.kv_tokens * limits.kv_bytes_per_token;
+        ui::note(format!(
+            "cache: {} tokens in {}, {}; at most {} a sequence",
+            limits.kv_tokens,
+            limits.kv_dtype,
+            ui::bytes(bytes as u64),
+            limits.context_length
+        ));
         Ok(engine)
     }
 }
@@ -147,7 +156,7 @@ fn sampling(
 pub(crate) fn request(args: &RunArgs, model: &ModelChoice, files: &ModelFiles) -> Result<Request> {
     let sampling = sampling(&args.sampling, model, &files.generation);
     sampling.validate()?;
-    let StoppingArgs { max_tokens, stop, stop_token } = &args.stopping;
+    let StoppingArgs { max_tokens, thinking_budget, min_tokens, stop, stop_token } = &args.stopping;
     let vocab_size = files.config.vocab_size();
     if let Some(id) = stop_token.iter().find(|id| **id as usize >= vocab_size) {
         bail!("stop-token is {id}, wanted a token id below {vocab_size}");
@@ -156,6 +165,8 @@ pub(crate) fn request(args: &RunArgs, model: &ModelChoice, files: &ModelFiles) -
         stop_strings: stop.clone(),
         stop_token_ids: stop_token.clone(),
         max_tokens: max_tokens.or(files.generation.max_new_tokens),
+        min_tokens: min_tokens.unwrap_or(0),
+        thinking_budget: *thinking_budget,
         ..Request::new(Vec::new(), sampling)
     })
 }

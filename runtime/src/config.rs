@@ -38,7 +38,7 @@ pub struct EngineConfig {
     /// Tokens that the multi-token-prediction layer drafts ahead.
     pub drafts: DraftChoice,
     /// Bit for bit the same answer to the same request, whatever else is computed: every sequence
-    /// is computed by itself, in steps of a fixed shape.
+    /// is computed by itself, in steps of a fixed shape, and nothing is drafted.
     pub deterministic: bool,
     /// Whether prompts that begin alike share what was computed for the first of them.
     pub prefix_cache: bool,
@@ -93,6 +93,12 @@ impl EngineConfig {
             "a number above 0 and at most 1".into(),
         )?;
         let DraftChoice::Fixed(drafts) = self.drafts else { return Ok(()) };
+        check(
+            drafts == 0 || !self.deterministic,
+            "drafts",
+            drafts.to_string(),
+            "auto or 0: with deterministic nothing is drafted".into(),
+        )?;
         check(
             drafts <= DraftChoice::MOST,
             "drafts",

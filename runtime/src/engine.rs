@@ -51,6 +51,8 @@ pub struct EngineLimits {
     pub kv_tokens: usize,
     /// Bytes that a token takes in the cache.
     pub kv_bytes_per_token: usize,
+    /// What the cache is stored in.
+    pub kv_dtype: &'static str,
     /// Most drafts of a step; 0 without them.
     pub most_drafts: usize,
 }

@@ -154,6 +154,7 @@ pub(crate) fn load(
             max_batch: config.max_batch,
             kv_tokens,
             kv_bytes_per_token: bytes_per_token,
+            kv_dtype: kv_format.name(),
             most_drafts,
         },
         plan,

@@ -2,6 +2,7 @@
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use glm_backends::device::{self, OpenDevice};
 use glm_models::trace::{TensorRecord, Values};
@@ -43,6 +44,14 @@ pub(crate) fn device(name: &str) -> Option<OpenDevice> {
             None
         }
     }
+}
+
+/// To be held while OpenGL computes; nothing on other devices. Burn tries which kernel is fastest,
+/// and finds those that OpenGL cannot compile by their errors. While other threads compute on the
+/// same device, it may miss one and keep a kernel that never runs.
+pub(crate) fn turn(device: &str) -> Option<MutexGuard<'static, ()>> {
+    static TURN: Mutex<()> = Mutex::new(());
+    (device == "gl").then(|| TURN.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
 /// The checkpoint in `folder` on `device`.

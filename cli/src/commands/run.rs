@@ -151,12 +151,15 @@ fn as_json(answer: &Answer, prompt: &[u32]) -> Value {
         "finish_reason": finish.to_string(),
         "timings": {
             "prompt_tokens": timings.prompt_tokens,
+            "cached_tokens": timings.cached_tokens,
             "prompt_seconds": timings.prompt_seconds,
             "prompt_tokens_per_second": rate(timings.prompt_tokens, timings.prompt_seconds),
             "decode_tokens": timings.decode_tokens,
             "decode_seconds": timings.decode_seconds,
             "decode_tokens_per_second": rate(timings.decode_tokens, timings.decode_seconds),
             "time_to_first_token_seconds": timings.time_to_first_token_seconds,
+            "drafted_tokens": timings.drafted_tokens,
+            "accepted_tokens": timings.accepted_tokens,
         },
     })
 }
@@ -167,8 +170,16 @@ pub(super) fn speeds(timings: &Timings) -> String {
         Some(rate) => format!("{tokens} tokens in {seconds:.2} s ({rate:.1} tokens/s)"),
         None => format!("{tokens} tokens"),
     };
+    let cached = match timings.cached_tokens {
+        0 => String::new(),
+        cached => format!(", {cached} of them cached"),
+    };
+    let drafts = match timings.drafted_tokens {
+        0 => String::new(),
+        drafted => format!(", {} of {drafted} drafts accepted", timings.accepted_tokens),
+    };
     format!(
-        "prompt: {}; answer: {}; first token after {:.3} s",
+        "prompt: {}{cached}; answer: {}{drafts}; first token after {:.3} s",
         part(timings.prompt_tokens, timings.prompt_seconds),
         part(timings.decode_tokens, timings.decode_seconds),
         timings.time_to_first_token_seconds,

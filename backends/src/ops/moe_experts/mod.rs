@@ -1,8 +1,12 @@
 //! The routed experts of one layer.
 
 pub(super) mod cases;
+#[cfg(feature = "cpu")]
+mod cpu;
 mod reference;
 
+#[cfg(feature = "cpu")]
+use burn::tensor::DType;
 use burn::tensor::Tensor;
 
 use crate::ops::Routed;
@@ -74,5 +78,22 @@ impl ExpertWeights {
 /// sum is kept in f32. With FP8 activations each token is quantised for gate and up, and once
 /// more, per expert, for down.
 pub fn moe_experts(x: &Tensor<2>, routed: &Routed, weights: &ExpertWeights) -> Tensor<2> {
+    #[cfg(feature = "cpu")]
+    if super::flex::computes_on(&x.device()) && is_for_cpu(x, routed, weights) {
+        return cpu::moe_experts(x, routed, weights);
+    }
     reference::moe_experts(x, routed, weights)
+}
+
+/// Whether the CPU's kernel takes a step: everything is f32, and experts have so few tokens that
+/// reading weights is most of the work. For more of them, the products of matrices of Flex are faster.
+#[cfg(feature = "cpu")]
+fn is_for_cpu(x: &Tensor<2>, routed: &Routed, weights: &ExpertWeights) -> bool {
+    /// Tokens of an expert in the mean.
+    const FEW: usize = 8;
+    let [tokens, choices] = routed.experts.dims();
+    let is_f32 = |weight: &Weight| matches!(weight, Weight::Dense(it) if it.dtype() == DType::F32);
+    tokens * choices <= FEW * weights.count()
+        && x.dtype() == DType::F32
+        && weights.groups.iter().all(|group| is_f32(&group.gate_up) && is_f32(&group.down))
 }

@@ -1,0 +1,367 @@
+//! The routed experts on the CPU, for steps with few tokens an expert: weights are read once and in
+//! place, and nothing is launched for an expert.
+//!
+//! Each product of a token and a row of a weight is summed by itself, in an order that depends on
+//! nothing else of the step.
+
+use std::ops::Range;
+
+use burn::backend::tensor::{FloatTensor, IntTensor};
+use burn::backend::{Backend, Dispatch, Flex, backend_extension};
+use burn::tensor::{Tensor, TensorData};
+use pulp::{Simd, WithSimd};
+use rayon::prelude::*;
+
+use super::ExpertWeights;
+use crate::ops::Routed;
+use crate::ops::flex::{ARCH, integers};
+use crate::weight::Weight;
+
+/// Rows of a weight that one thread takes at a time.
+const BLOCK: usize = 32;
+/// Multiply-adds from which a second thread pays.
+const PARALLEL: usize = 1 << 16;
+/// Rows of a weight, and tokens, whose products are summed together: their sums fit the registers.
+const TILE: (usize, usize) = (4, 2);
+
+/// The experts of one buffer.
+#[derive(Debug, Clone)]
+pub(crate) struct Group {
+    first: usize,
+    count: usize,
+}
+
+/// Experts as Flex has them.
+#[backend_extension(Flex)]
+pub(crate) trait MoeExperts: Backend {
+    /// `x [tokens, hidden]`, `experts` and `weights` `[tokens, choices]`, `gate_up
+    /// [count * 2 * width, hidden]`, `down [count * hidden, width]`, all in f32 → what the experts of
+    /// the group add, `[tokens, hidden]`.
+    fn run_experts(
+        x: FloatTensor<Self>,
+        experts: IntTensor<Self>,
+        weights: FloatTensor<Self>,
+        gate_up: FloatTensor<Self>,
+        down: FloatTensor<Self>,
+        group: Group,
+    ) -> FloatTensor<Self>;
+}
+
+impl MoeExperts for Flex {
+    fn run_experts(
+        x: FloatTensor<Self>,
+        experts: IntTensor<Self>,
+        weights: FloatTensor<Self>,
+        gate_up: FloatTensor<Self>,
+        down: FloatTensor<Self>,
+        group: Group,
+    ) -> FloatTensor<Self> {
+        let (x, weights) = (x.to_contiguous(), weights.to_contiguous());
+        let (gate_up, down) = (gate_up.to_contiguous(), down.to_contiguous());
+        let [tokens, hidden] = x.layout().shape().dims();
+        let [_, choices] = weights.layout().shape().dims();
+        let [_, width] = down.layout().shape().dims();
+        let shape = [tokens, hidden];
+        let step = Step {
+            x: x.as_slice().expect("contiguous"),
+            gate_up: gate_up.as_slice().expect("contiguous"),
+            down: down.as_slice().expect("contiguous"),
+            hidden,
+            width,
+        };
+        let chosen = Chosen::new(&integers(&experts), choices, &group);
+        let out = step.run(&chosen, weights.as_slice().expect("contiguous"), tokens);
+        FloatTensor::<Flex>::from_data(TensorData::new(out, shape))
+    }
+}
+
+/// Everything in f32; see [`super::moe_experts`].
+pub(super) fn moe_experts(x: &Tensor<2>, routed: &Routed, weights: &ExpertWeights) -> Tensor<2> {
+    let mut first = 0;
+    let parts = weights.groups.iter().map(|group| {
+        let place = Group { first, count: group.experts };
+        first += group.experts;
+        let dense = |weight: &Weight| match weight {
+            Weight::Dense(weight) => weight.clone().into_dispatch(),
+            Weight::Fp8(_) => unreachable!("weights in f32"),
+        };
+        Tensor::<2>::from_dispatch(Dispatch::run_experts(
+            x.clone().into_dispatch(),
+            routed.experts.clone().into_dispatch(),
+            routed.weights.clone().into_dispatch(),
+            dense(&group.gate_up),
+            dense(&group.down),
+            place,
+        ))
+    });
+    parts.reduce(|sum, part| sum + part).expect("a group of experts")
+}
+
+/// Which tokens chose each expert of a group.
+struct Chosen {
+    /// Expert within the group and its part of `places`; experts that nobody chose are left out.
+    experts: Vec<(usize, Range<usize>)>,
+    /// Token and place in the flattened `[tokens, choices]` table, by expert.
+    places: Vec<(usize, usize)>,
+}
+
+impl Chosen {
+    fn new(ids: &[usize], choices: usize, group: &Group) -> Self {
+        let mut by_expert = vec![Vec::new(); group.count];
+        for (place, id) in ids.iter().enumerate() {
+            // A padded token names the first id past the experts.
+            if let Some(list) = id.checked_sub(group.first).and_then(|id| by_expert.get_mut(id)) {
+                list.push((place / choices, place));
+            }
+        }
+        let (mut experts, mut places) = (Vec::new(), Vec::new());
+        for (expert, list) in by_expert.into_iter().enumerate().filter(|(_, it)| !it.is_empty()) {
+            experts.push((expert, places.len()..places.len() + list.len()));
+            places.extend(list);
+        }
+        Chosen { experts, places }
+    }
+}
+
+/// What all threads read.
+struct Step<'a> {
+    x: &'a [f32],
+    gate_up: &'a [f32],
+    down: &'a [f32],
+    hidden: usize,
+    width: usize,
+}
+
+impl Step<'_> {
+    fn run(&self, chosen: &Chosen, weights: &[f32], tokens: usize) -> Vec<f32> {
+        let (hidden, width) = (self.hidden, self.width);
+        let places = chosen.places.len();
+        let parallel = places * hidden * width >= PARALLEL;
+
+        // silu(gate · x) * (up · x) of each place.
+        let mut inputs = Vec::with_capacity(places * hidden);
+        for (token, _) in &chosen.places {
+            inputs.extend_from_slice(&self.x[token * hidden..][..hidden]);
+        }
+        let inner = self.by_blocks(chosen, width, parallel, |expert, places, rows| {
+            let x = &inputs[places.start * hidden..places.end * hidden];
+            let first = expert * 2 * width + rows.start;
+            let matrix = |first: usize| &self.gate_up[first * hidden..][..rows.len() * hidden];
+            let gate = products(matrix(first), x, hidden);
+            let mut up = products(matrix(first + width), x, hidden);
+            for (up, gate) in up.iter_mut().zip(gate) {
+                *up *= gate / (1.0 + (-gate).exp());
+            }
+            up
+        });
+        let outer = self.by_blocks(chosen, hidden, parallel, |expert, places, rows| {
+            let x = &inner[places.start * width..places.end * width];
+            let first = (expert * hidden + rows.start) * width;
+            products(&self.down[first..][..rows.len() * width], x, width)
+        });
+
+        // Experts in their order, whatever else is in the step.
+        let mut out = vec![0.0; tokens * hidden];
+        for ((token, place), y) in chosen.places.iter().zip(outer.chunks_exact(hidden)) {
+            for (out, y) in out[token * hidden..][..hidden].iter_mut().zip(y) {
+                *out += weights[*place] * y;
+            }
+        }
+        out
+    }
+
+    /// `[places, rows]`, made in blocks of rows of one expert by `make`, which gets the expert, its
+    /// places and the rows and returns `[places, rows]`.
+    fn by_blocks(
+        &self,
+        chosen: &Chosen,
+        rows: usize,
+        parallel: bool,
+        make: impl Fn(usize, Range<usize>, Range<usize>) -> Vec<f32> + Sync,
+    ) -> Vec<f32> {
+        let blocks: Vec<_> = chosen
+            .experts
+            .iter()
+            .flat_map(|(expert, places)| {
+                let starts = (0..rows).step_by(BLOCK);
+                starts.map(move |start| (*expert, places, start..rows.min(start + BLOCK)))
+            })
+            .collect();
+        let make = |(expert, places, block): &(usize, &Range<usize>, Range<usize>)| {
+            make(*expert, (*places).clone(), block.clone())
+        };
+        let made: Vec<Vec<f32>> = match parallel {
+            true => blocks.par_iter().map(make).collect(),
+            false => blocks.iter().map(make).collect(),
+        };
+        let mut out = vec![0.0; chosen.places.len() * rows];
+        for ((_, places, block), values) in blocks.iter().zip(made) {
+            for (place, values) in (*places).clone().zip(values.chunks_exact(block.len())) {
+                out[place * rows..][block.clone()].copy_from_slice(values);
+            }
+        }
+        out
+    }
+}
+
+/// `x · matrixᵀ`: `x [tokens, width]`, `matrix [rows, width]` → `[tokens, rows]`.
+fn products(matrix: &[f32], x: &[f32], width: usize) -> Vec<f32> {
+    ARCH.dispatch(Products { matrix, x, width })
+}
+
+struct Products<'a> {
+    matrix: &'a [f32],
+    x: &'a [f32],
+    width: usize,
+}
+
+impl WithSimd for Products<'_> {
+    type Output = Vec<f32>;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) -> Vec<f32> {
+        let Products { matrix, x, width } = self;
+        let (rows, tokens) = (matrix.len() / width, x.len() / width);
+        let mut out = vec![0.0; tokens * rows];
+        let mut row = 0;
+        while row < rows {
+            // The rows of a tile stay in the cache for all tokens.
+            let height = if rows - row >= TILE.0 { TILE.0 } else { 1 };
+            let part = &matrix[row * width..][..height * width];
+            let mut token = 0;
+            while token < tokens {
+                let across = if tokens - token >= TILE.1 { TILE.1 } else { 1 };
+                let x = &x[token * width..][..across * width];
+                let at = token * rows + row;
+                match (height, across) {
+                    TILE => tile::<S, { TILE.0 }, { TILE.1 }>(simd, part, x, &mut out[at..], rows),
+                    (_, 1) if height == TILE.0 => {
+                        tile::<S, { TILE.0 }, 1>(simd, part, x, &mut out[at..], rows);
+                    }
+                    (_, 1) => tile::<S, 1, 1>(simd, part, x, &mut out[at..], rows),
+                    _ => tile::<S, 1, { TILE.1 }>(simd, part, x, &mut out[at..], rows),
+                }
+                token += across;
+            }
+            row += height;
+        }
+        out
+    }
+}
+
+/// The products of `ROWS` rows with `TOKENS` tokens, each summed by itself; that of a token and a
+/// row goes to `out[token * stride + row]`.
+#[inline(always)]
+fn tile<S: Simd, const ROWS: usize, const TOKENS: usize>(
+    simd: S,
+    matrix: &[f32],
+    x: &[f32],
+    out: &mut [f32],
+    stride: usize,
+) {
+    let width = matrix.len() / ROWS;
+    let vectors: [_; ROWS] =
+        std::array::from_fn(|row| S::as_simd_f32s(&matrix[row * width..][..width]));
+    let tokens: [_; TOKENS] =
+        std::array::from_fn(|token| S::as_simd_f32s(&x[token * width..][..width]));
+    let mut sums = [[simd.splat_f32s(0.0); ROWS]; TOKENS];
+    for index in 0..width / S::F32_LANES {
+        let weights: [_; ROWS] = std::array::from_fn(|row| vectors[row].0[index]);
+        for (token, sums) in tokens.iter().zip(&mut sums) {
+            let value = token.0[index];
+            for (weight, sum) in weights.iter().zip(sums) {
+                *sum = simd.mul_add_e_f32s(value, *weight, *sum);
+            }
+        }
+    }
+    for (token, sums) in sums.iter().enumerate() {
+        for (row, sum) in sums.iter().enumerate() {
+            let rest = tokens[token].1.iter().zip(vectors[row].1).map(|(x, w)| x * w).sum::<f32>();
+            out[token * stride + row] = simd.reduce_sum_f32s(*sum) + rest;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::Device;
+    use proptest::prelude::*;
+
+    use super::super::{ExpertGroup, reference};
+    use super::*;
+    use crate::ops::case::Inputs;
+
+    fn experts(sizes: &[usize], hidden: usize, width: usize, inputs: &mut Inputs) -> ExpertWeights {
+        let group = |count: &usize| ExpertGroup {
+            experts: *count,
+            gate_up: Weight::Dense(inputs.floats([count * 2 * width, hidden], 0.3)),
+            down: Weight::Dense(inputs.floats([count * hidden, width], 0.3)),
+        };
+        ExpertWeights::new(sizes.iter().map(group).collect(), sizes[0])
+    }
+
+    fn floats(tensor: Tensor<2>) -> Vec<f32> {
+        tensor.into_data().try_into_vec_as::<f32>().unwrap()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig {
+            cases: 64,
+            failure_persistence: None,
+            ..ProptestConfig::default()
+        })]
+
+        /// Also for a token, which is the last here, that chose none because it is padding.
+        #[test]
+        fn the_kernel_agrees_with_the_reference(
+            tokens in 1..12_usize,
+            (hidden, width) in (1..90_usize, 1..70_usize),
+            (most, last, choices) in (2..6_usize, 1..3_usize, 1..4_usize),
+            ids in prop::collection::vec(any::<usize>(), 48),
+            seed: u64,
+        ) {
+            let device = Device::flex();
+            let mut inputs = Inputs::new(seed, &device);
+            let count = most + last;
+            let weights = experts(&[most, last], hidden, width, &mut inputs);
+            let mut ids: Vec<i32> =
+                ids[..tokens * choices].iter().map(|id| (id % count) as i32).collect();
+            ids[(tokens - 1) * choices..].fill(count as i32);
+            let routed = Routed {
+                experts: Tensor::<1, burn::tensor::Int>::from_data(ids.as_slice(), &device)
+                    .reshape([tokens, choices]),
+                weights: inputs.floats([tokens, choices], 1.0),
+            };
+            let x = inputs.floats([tokens, hidden], 1.0);
+            let got = floats(moe_experts(&x, &routed, &weights));
+            let want = floats(reference::moe_experts(&x, &routed, &weights));
+            prop_assert!(got[(tokens - 1) * hidden..].iter().all(|value| *value == 0.0));
+            for (got, want) in got.iter().zip(&want) {
+                prop_assert!((got - want).abs() < 1e-4 * want.abs().max(1.0), "{got} {want}");
+            }
+        }
+    }
+
+    /// Alone or among others: the same bits.
+    #[test]
+    fn what_shares_the_step_does_not_change_a_bit() {
+        let device = Device::flex();
+        let mut inputs = Inputs::new(3, &device);
+        let weights = experts(&[4], 70, 45, &mut inputs);
+        let x = inputs.floats([7, 70], 1.0);
+        let shares = inputs.floats([7, 2], 1.0);
+        let ids = [[0, 1], [1, 2], [1, 0], [3, 1], [0, 2], [2, 1], [1, 3]];
+        let run = |rows: Range<usize>| {
+            let ids: Vec<i32> = ids[rows.clone()].iter().flatten().copied().collect();
+            let experts = Tensor::<1, burn::tensor::Int>::from_data(ids.as_slice(), &device)
+                .reshape([rows.len(), 2]);
+            let part = |tensor: &Tensor<2>| tensor.clone().narrow(0, rows.start, rows.len());
+            let routed = Routed { experts, weights: part(&shares) };
+            floats(moe_experts(&part(&x), &routed, &weights))
+        };
+        let together = run(0..7);
+        for row in 0..7 {
+            assert_eq!(together[row * 70..(row + 1) * 70], run(row..row + 1), "row {row}");
+        }
+    }
+}
