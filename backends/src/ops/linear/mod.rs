@@ -1,11 +1,20 @@
 //! Projection by a weight matrix.
 
 pub(super) mod cases;
+#[cfg(feature = "cpu")]
+mod cpu;
 mod reference;
+#[cfg(feature = "cpu")]
+mod tokens;
 
+#[cfg(feature = "cpu")]
+use burn::tensor::DType;
 use burn::tensor::Tensor;
 
 use crate::weight::Weight;
+
+#[cfg(feature = "cpu")]
+pub(super) use tokens::{PARALLEL, Tokens};
 
 /// `x · weightᵀ + bias`.
 ///
@@ -17,5 +26,27 @@ use crate::weight::Weight;
 /// says, and the result is `(q_x · q_wᵀ) * scale_x * scale_w + bias` in f32 before it is rounded;
 /// where a row of the weight has several scales, the scales go into the sum.
 pub fn linear(x: Tensor<2>, weight: &Weight, bias: Option<Tensor<1>>) -> Tensor<2> {
+    #[cfg(feature = "cpu")]
+    if let Weight::Dense(weight) = weight
+        && is_for_cpu(&x, weight)
+    {
+        let y = cpu::project(x, weight.clone());
+        return match bias {
+            Some(bias) => y + bias.unsqueeze(),
+            None => y,
+        };
+    }
     reference::linear(x, weight, bias)
+}
+
+/// Whether the CPU's kernel takes a product: all in f32, and so few tokens that reading the weight is
+/// most of the work. For more of them, the products of matrices of Flex are faster.
+#[cfg(feature = "cpu")]
+fn is_for_cpu(x: &Tensor<2>, weight: &Tensor<2>) -> bool {
+    /// Tokens of a step.
+    const FEW: usize = 32;
+    x.dims()[0] <= FEW
+        && x.dtype() == DType::F32
+        && weight.dtype() == DType::F32
+        && super::flex::computes_on(&x.device())
 }

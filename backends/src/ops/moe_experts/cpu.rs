@@ -1,28 +1,21 @@
 //! The routed experts on the CPU, for steps with few tokens an expert: weights are read once and in
 //! place, and nothing is launched for an expert.
-//!
-//! Each product of a token and a row of a weight is summed by itself, in an order that depends on
-//! nothing else of the step.
 
 use std::ops::Range;
 
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, Dispatch, Flex, backend_extension};
 use burn::tensor::{Tensor, TensorData};
-use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::ExpertWeights;
 use crate::ops::Routed;
-use crate::ops::flex::{ARCH, integers};
+use crate::ops::flex::integers;
+use crate::ops::linear::{PARALLEL, Tokens};
 use crate::weight::Weight;
 
 /// Rows of a weight that one thread takes at a time.
-const BLOCK: usize = 32;
-/// Multiply-adds from which a second thread pays.
-const PARALLEL: usize = 1 << 16;
-/// Rows of a weight, and tokens, whose products are summed together: their sums fit the registers.
-const TILE: (usize, usize) = (4, 2);
+const BLOCK: usize = 48;
 
 /// The experts of one buffer.
 #[derive(Debug, Clone)]
@@ -139,26 +132,31 @@ impl Step<'_> {
         let parallel = places * hidden * width >= PARALLEL;
 
         // silu(gate · x) * (up · x) of each place.
-        let mut inputs = Vec::with_capacity(places * hidden);
-        for (token, _) in &chosen.places {
-            inputs.extend_from_slice(&self.x[token * hidden..][..hidden]);
-        }
-        let inner = self.by_blocks(chosen, width, parallel, |expert, places, rows| {
-            let x = &inputs[places.start * hidden..places.end * hidden];
+        let inputs = chosen.experts.iter().map(|(_, places)| {
+            let mut rows = Vec::with_capacity(places.len() * hidden);
+            for (token, _) in &chosen.places[places.clone()] {
+                rows.extend_from_slice(&self.x[token * hidden..][..hidden]);
+            }
+            Tokens::new(rows, hidden)
+        });
+        let inner = self.by_blocks(chosen, inputs.collect(), width, parallel, |expert, x, rows| {
             let first = expert * 2 * width + rows.start;
             let matrix = |first: usize| &self.gate_up[first * hidden..][..rows.len() * hidden];
-            let gate = products(matrix(first), x, hidden);
-            let mut up = products(matrix(first + width), x, hidden);
+            let gate = x.times(matrix(first));
+            let mut up = x.times(matrix(first + width));
             for (up, gate) in up.iter_mut().zip(gate) {
                 *up *= gate / (1.0 + (-gate).exp());
             }
             up
         });
-        let outer = self.by_blocks(chosen, hidden, parallel, |expert, places, rows| {
-            let x = &inner[places.start * width..places.end * width];
-            let first = (expert * hidden + rows.start) * width;
-            products(&self.down[first..][..rows.len() * width], x, width)
+        let inputs = chosen.experts.iter().map(|(_, places)| {
+            Tokens::new(&inner[places.start * width..places.end * width], width)
         });
+        let outer =
+            self.by_blocks(chosen, inputs.collect(), hidden, parallel, |expert, x, rows| {
+                let first = (expert * hidden + rows.start) * width;
+                x.times(&self.down[first..][..rows.len() * width])
+            });
 
         // Experts in their order, whatever else is in the step.
         let mut out = vec![0.0; tokens * hidden];
@@ -171,114 +169,37 @@ impl Step<'_> {
     }
 
     /// `[places, rows]`, made in blocks of rows of one expert by `make`, which gets the expert, its
-    /// places and the rows and returns `[places, rows]`.
+    /// tokens and the rows and returns `[tokens, rows]`.
     fn by_blocks(
         &self,
         chosen: &Chosen,
+        tokens: Vec<Tokens<'_>>,
         rows: usize,
         parallel: bool,
-        make: impl Fn(usize, Range<usize>, Range<usize>) -> Vec<f32> + Sync,
+        make: impl Fn(usize, &Tokens<'_>, Range<usize>) -> Vec<f32> + Sync,
     ) -> Vec<f32> {
-        let blocks: Vec<_> = chosen
-            .experts
-            .iter()
-            .flat_map(|(expert, places)| {
+        let blocks: Vec<_> = (chosen.experts.iter().zip(&tokens))
+            .flat_map(|((expert, places), tokens)| {
                 let starts = (0..rows).step_by(BLOCK);
-                starts.map(move |start| (*expert, places, start..rows.min(start + BLOCK)))
+                let end = move |start: usize| rows.min(start + BLOCK);
+                starts.map(move |start| (*expert, places.start, tokens, start..end(start)))
             })
             .collect();
-        let make = |(expert, places, block): &(usize, &Range<usize>, Range<usize>)| {
-            make(*expert, (*places).clone(), block.clone())
+        let make = |(expert, _, tokens, block): &(usize, usize, &Tokens<'_>, Range<usize>)| {
+            make(*expert, tokens, block.clone())
         };
         let made: Vec<Vec<f32>> = match parallel {
             true => blocks.par_iter().map(make).collect(),
             false => blocks.iter().map(make).collect(),
         };
         let mut out = vec![0.0; chosen.places.len() * rows];
-        for ((_, places, block), values) in blocks.iter().zip(made) {
-            for (place, values) in (*places).clone().zip(values.chunks_exact(block.len())) {
+        for ((_, first, tokens, block), values) in blocks.iter().zip(made) {
+            let places = *first..first + tokens.count();
+            for (place, values) in places.zip(values.chunks_exact(block.len())) {
                 out[place * rows..][block.clone()].copy_from_slice(values);
             }
         }
         out
-    }
-}
-
-/// `x · matrixᵀ`: `x [tokens, width]`, `matrix [rows, width]` → `[tokens, rows]`.
-fn products(matrix: &[f32], x: &[f32], width: usize) -> Vec<f32> {
-    ARCH.dispatch(Products { matrix, x, width })
-}
-
-struct Products<'a> {
-    matrix: &'a [f32],
-    x: &'a [f32],
-    width: usize,
-}
-
-impl WithSimd for Products<'_> {
-    type Output = Vec<f32>;
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) -> Vec<f32> {
-        let Products { matrix, x, width } = self;
-        let (rows, tokens) = (matrix.len() / width, x.len() / width);
-        let mut out = vec![0.0; tokens * rows];
-        let mut row = 0;
-        while row < rows {
-            // The rows of a tile stay in the cache for all tokens.
-            let height = if rows - row >= TILE.0 { TILE.0 } else { 1 };
-            let part = &matrix[row * width..][..height * width];
-            let mut token = 0;
-            while token < tokens {
-                let across = if tokens - token >= TILE.1 { TILE.1 } else { 1 };
-                let x = &x[token * width..][..across * width];
-                let at = token * rows + row;
-                match (height, across) {
-                    TILE => tile::<S, { TILE.0 }, { TILE.1 }>(simd, part, x, &mut out[at..], rows),
-                    (_, 1) if height == TILE.0 => {
-                        tile::<S, { TILE.0 }, 1>(simd, part, x, &mut out[at..], rows);
-                    }
-                    (_, 1) => tile::<S, 1, 1>(simd, part, x, &mut out[at..], rows),
-                    _ => tile::<S, 1, { TILE.1 }>(simd, part, x, &mut out[at..], rows),
-                }
-                token += across;
-            }
-            row += height;
-        }
-        out
-    }
-}
-
-/// The products of `ROWS` rows with `TOKENS` tokens, each summed by itself; that of a token and a
-/// row goes to `out[token * stride + row]`.
-#[inline(always)]
-fn tile<S: Simd, const ROWS: usize, const TOKENS: usize>(
-    simd: S,
-    matrix: &[f32],
-    x: &[f32],
-    out: &mut [f32],
-    stride: usize,
-) {
-    let width = matrix.len() / ROWS;
-    let vectors: [_; ROWS] =
-        std::array::from_fn(|row| S::as_simd_f32s(&matrix[row * width..][..width]));
-    let tokens: [_; TOKENS] =
-        std::array::from_fn(|token| S::as_simd_f32s(&x[token * width..][..width]));
-    let mut sums = [[simd.splat_f32s(0.0); ROWS]; TOKENS];
-    for index in 0..width / S::F32_LANES {
-        let weights: [_; ROWS] = std::array::from_fn(|row| vectors[row].0[index]);
-        for (token, sums) in tokens.iter().zip(&mut sums) {
-            let value = token.0[index];
-            for (weight, sum) in weights.iter().zip(sums) {
-                *sum = simd.mul_add_e_f32s(value, *weight, *sum);
-            }
-        }
-    }
-    for (token, sums) in sums.iter().enumerate() {
-        for (row, sum) in sums.iter().enumerate() {
-            let rest = tokens[token].1.iter().zip(vectors[row].1).map(|(x, w)| x * w).sum::<f32>();
-            out[token * stride + row] = simd.reduce_sum_f32s(*sum) + rest;
-        }
     }
 }
 
@@ -339,29 +260,6 @@ mod tests {
             for (got, want) in got.iter().zip(&want) {
                 prop_assert!((got - want).abs() < 1e-4 * want.abs().max(1.0), "{got} {want}");
             }
-        }
-    }
-
-    /// Alone or among others: the same bits.
-    #[test]
-    fn what_shares_the_step_does_not_change_a_bit() {
-        let device = Device::flex();
-        let mut inputs = Inputs::new(3, &device);
-        let weights = experts(&[4], 70, 45, &mut inputs);
-        let x = inputs.floats([7, 70], 1.0);
-        let shares = inputs.floats([7, 2], 1.0);
-        let ids = [[0, 1], [1, 2], [1, 0], [3, 1], [0, 2], [2, 1], [1, 3]];
-        let run = |rows: Range<usize>| {
-            let ids: Vec<i32> = ids[rows.clone()].iter().flatten().copied().collect();
-            let experts = Tensor::<1, burn::tensor::Int>::from_data(ids.as_slice(), &device)
-                .reshape([rows.len(), 2]);
-            let part = |tensor: &Tensor<2>| tensor.clone().narrow(0, rows.start, rows.len());
-            let routed = Routed { experts, weights: part(&shares) };
-            floats(moe_experts(&part(&x), &routed, &weights))
-        };
-        let together = run(0..7);
-        for row in 0..7 {
-            assert_eq!(together[row * 70..(row + 1) * 70], run(row..row + 1), "row {row}");
         }
     }
 }
