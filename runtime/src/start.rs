@@ -10,6 +10,7 @@ use glm_backends::ranks::Rank;
 use glm_models::model::{Model, Parts};
 use glm_models::plan::{Demand, Plan};
 use glm_models::weights::{Format, Loader};
+use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::config::{DraftChoice, EngineConfig, KvDtypeChoice};
 use crate::core::{Command, Core, CoreConfig};
@@ -164,6 +165,13 @@ pub(crate) fn load(
     })
 }
 
+/// Makes this thread one of those that compute on the CPU. Otherwise each product would wait until
+/// another thread is awake, and then for that one to wake this one. The others end with the pool.
+/// `None` where the system has no threads for them: all is computed by rayon's own ones then.
+fn workers() -> Option<ThreadPool> {
+    ThreadPoolBuilder::new().use_current_thread().build().ok()
+}
+
 /// Starts the engine's thread.
 pub(crate) fn spawn(
     runner: Runner,
@@ -173,6 +181,7 @@ pub(crate) fn spawn(
     config: CoreConfig,
 ) -> Result<JoinHandle<()>, EngineError> {
     let serve = move || {
+        let _workers = workers();
         let mut core = Core::new(runner, scheduler, mailbox, stats, config);
         if let Some(reason) = core.run() {
             core.close(&reason);

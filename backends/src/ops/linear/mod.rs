@@ -14,7 +14,7 @@ use burn::tensor::Tensor;
 use crate::weight::Weight;
 
 #[cfg(feature = "cpu")]
-pub(super) use tokens::{PARALLEL, Tokens};
+pub(super) use tokens::Tokens;
 
 /// `x · weightᵀ + bias`.
 ///

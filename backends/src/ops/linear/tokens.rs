@@ -8,8 +8,8 @@ use pulp::{Simd, WithSimd};
 use super::cpu::prefetch;
 use crate::ops::flex::ARCH;
 
-/// Multiply-adds from which a second thread pays.
-pub(in crate::ops) const PARALLEL: usize = 1 << 18;
+/// Weights, and multiply-adds, from which a second thread pays: it takes some 20 µs to wake.
+const PARALLEL: (usize, usize) = (1 << 19, 1 << 21);
 /// Tokens from which they lie side by side in a vector.
 const SIDE_BY_SIDE: usize = 4;
 /// Most tokens side by side.
@@ -72,6 +72,11 @@ impl<'a> Tokens<'a> {
     /// How many they are.
     pub(in crate::ops) fn count(&self) -> usize {
         self.count
+    }
+
+    /// Whether several threads are faster at multiplying them with so many weights.
+    pub(in crate::ops) fn want_threads(&self, weights: usize) -> bool {
+        weights >= PARALLEL.0 || weights * self.count >= PARALLEL.1
     }
 
     /// `x · matrixᵀ`: `matrix [rows, width]` → `[tokens, rows]`. Each product is summed by itself,

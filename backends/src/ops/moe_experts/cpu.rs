@@ -11,7 +11,7 @@ use rayon::prelude::*;
 use super::ExpertWeights;
 use crate::ops::Routed;
 use crate::ops::flex::integers;
-use crate::ops::linear::{PARALLEL, Tokens};
+use crate::ops::linear::Tokens;
 use crate::weight::Weight;
 
 /// Rows of a weight that one thread takes at a time.
@@ -128,8 +128,7 @@ struct Step<'a> {
 impl Step<'_> {
     fn run(&self, chosen: &Chosen, weights: &[f32], tokens: usize) -> Vec<f32> {
         let (hidden, width) = (self.hidden, self.width);
-        let places = chosen.places.len();
-        let parallel = places * hidden * width >= PARALLEL;
+        let parallel = self.want_threads(chosen);
 
         // silu(gate · x) * (up · x) of each place.
         let inputs = chosen.experts.iter().map(|(_, places)| {
@@ -166,6 +165,12 @@ impl Step<'_> {
             }
         }
         out
+    }
+
+    /// As [`Tokens::want_threads`], for the tokens of all experts.
+    fn want_threads(&self, chosen: &Chosen) -> bool {
+        let weights = self.hidden * self.width;
+        chosen.experts.len() * weights >= 1 << 16 || chosen.places.len() * weights >= 1 << 20
     }
 
     /// `[places, rows]`, made in blocks of rows of one expert by `make`, which gets the expert, its

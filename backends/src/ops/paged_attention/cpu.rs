@@ -21,7 +21,7 @@ const BLOCK: usize = 8;
 /// Fewest heads that share it, where there are too few blocks to keep the threads busy.
 const LEAST_HEADS: usize = 4;
 /// Multiply-adds from which a second thread pays.
-const PARALLEL: usize = 1 << 16;
+const PARALLEL: usize = 1 << 19;
 
 /// What [`PageTables`] hold, as tensors of a backend.
 #[derive(Debug, ExtensionType)]
