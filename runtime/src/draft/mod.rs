@@ -35,8 +35,11 @@ const ALLOWANCE: f64 = 6.0;
 const PATIENCE: f64 = 18.0;
 /// Share of the time that trials may have cost for another one to begin.
 const BUDGET: f64 = 0.01;
+/// What drafts have to bring, by the seconds of steps that only decode. They cost beside that: the
+/// draft layer computes prompts too, and trials take time.
+const GAIN: f64 = 1.05;
 /// What a draft more has to bring.
-const GAIN: f64 = 1.01;
+const STEP: f64 = 1.01;
 
 /// What a step took and brought.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -256,14 +259,15 @@ impl DraftPolicy {
 
     /// The best of the depths whose seconds are known.
     fn best(&self, costs: &Costs, off: f64) -> usize {
-        let mut best = (0, 1.0 / off);
+        let mut best = (0, GAIN / off);
         for depth in 1..=MOST {
             if !self.is_known(costs, depth) {
                 break;
             }
             let Some(seconds) = costs.depths[depth].typical() else { break };
             let speed = self.tokens(depth, 0.0) / seconds;
-            if speed > GAIN * best.1 {
+            let least = if best.0 == 0 { best.1 } else { STEP * best.1 };
+            if speed > least {
                 best = (depth, speed);
             }
         }
@@ -289,7 +293,7 @@ impl DraftPolicy {
         let draft = (seconds - idle).max(0.0) / depth as f64;
         let deeper = (depth..=MOST).any(|deeper| {
             let seconds = seconds + draft * (deeper - depth) as f64;
-            self.tokens(deeper, 1.0) / seconds > GAIN / off
+            self.tokens(deeper, 1.0) / seconds > STEP / off
         });
         deeper && self.tokens(depth, 1.0) / seconds > self.tokens(depth - 1, 0.0) / before
     }
