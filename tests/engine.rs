@@ -303,7 +303,8 @@ fn what_cannot_be_answered_is_refused_before_it_is_queued() {
         change(&mut request);
         engine.submit(request).expect_err("a refusal").to_string()
     };
-    let cases: [(&dyn Fn(&mut Request), &str); 11] = [
+    type Change<'a> = &'a dyn Fn(&mut Request);
+    let cases: [(Change<'_>, &str); 11] = [
         (&|r| r.n = 0, "n is 0, wanted a number from 1 to 128"),
         (&|r| r.n = 100_000, "n is 100000, wanted a number from 1 to 128"),
         (

@@ -50,7 +50,7 @@ pub fn host_cost(tokenizer: &Tokenizer, batch: usize, tokens: usize) -> HostCost
         on_panic: OnPanic::Stop,
     };
     let executor = NullExecutor::new(batch, tokenizer.vocab_len() as u32);
-    let scheduler = Box::new(move || Scheduler::new(limits.clone()));
+    let scheduler = Box::new(move || Scheduler::new(limits));
     let mut core = Core::new(executor, scheduler, inbox, stats.clone(), config);
     let mut streams = Vec::new();
     for index in 0..batch {

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use burn::tensor::{DType, Device, Distribution, Tensor};
+use burn::tensor::{DType, Device, Distribution, Tensor, s};
 
 use super::{BackendKind, OpenDevice, probe};
 
@@ -55,7 +55,7 @@ fn copied(device: &Device, sizes: &Sizes) -> f64 {
     let source = Tensor::<1>::ones([count], (device, DType::F32));
     let mut target = Tensor::<1>::zeros([count], (device, DType::F32));
     let seconds = best(device, sizes.runs, || {
-        target.inplace(|target| target.slice_assign([0..count], source.clone()));
+        target.inplace(|target| target.slice_assign(s![0..count], source.clone()));
     });
     read_back(target.narrow(0, 0, 1));
     2.0 * sizes.copied as f64 / seconds

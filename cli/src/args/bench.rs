@@ -53,7 +53,7 @@ pub(crate) enum Bench {
     /// Requests that arrive at random times, at any OpenAI-compatible server
     #[command(after_help = BENCH_EXAMPLES,
               override_usage = "glm bench serve --url URL [OPTIONS]")]
-    Serve(ServeArgs),
+    Serve(Box<ServeArgs>),
 }
 
 /// What every benchmark of an engine takes.

@@ -216,7 +216,7 @@ impl Session {
         self.request.prompt = prompt;
         let mut printer = ui::Printer::new(self.hide_thinking);
         let answer =
-            answer(&mut self.engine, &self.request, Some(start), &mut |part| printer.part(part))?;
+            answer(&self.engine, &self.request, Some(start), &mut |part| printer.part(part))?;
         printer.finish()?;
         let stopped_early = answer.text.is_empty() && answer.reasoning.is_none();
         if answer.completion.finish == Finish::Aborted && stopped_early {

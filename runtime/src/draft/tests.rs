@@ -62,7 +62,7 @@ impl Run {
 
     fn step(&mut self, world: World) -> StepCost {
         self.steps += 1;
-        if self.steps % world.turnover == 0 {
+        if self.steps.is_multiple_of(world.turnover) {
             let leaves = (self.steps / world.turnover) as usize % self.drafting.len();
             self.drafting[leaves] = self.policy.admit();
         }

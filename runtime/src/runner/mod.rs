@@ -240,7 +240,7 @@ impl Part {
     /// Waits for the values and hands them out by share.
     fn read(self, vocab_size: usize) -> Vec<ShareResult> {
         let Part { layout, integers, proposes, logprobs, prompt_logprobs } = self;
-        let values = integers.map_or_else(Vec::new, |data| ids(data));
+        let values = integers.as_ref().map_or_else(Vec::new, ids);
         let (ids, rest) = values.split_at(layout.padded() * layout.width);
         let (accepted, proposed) = rest.split_at(layout.padded());
         let mut logprobs = logprobs;
@@ -271,7 +271,7 @@ impl Part {
 }
 
 /// Waits for ids.
-fn ids(data: TensorData) -> Vec<u32> {
+fn ids(data: &TensorData) -> Vec<u32> {
     data.try_to_vec_as::<u32>().expect("ids of the device")
 }
 

@@ -274,6 +274,7 @@ pub(super) struct Plan {
 }
 
 /// How the tokens of all rows are chosen.
+#[expect(clippy::large_enum_variant, reason = "one a step")]
 pub(super) enum Choice {
     Best,
     Draw(Draw),

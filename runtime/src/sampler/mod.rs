@@ -217,7 +217,7 @@ struct Uploads {
 
 impl Uploads {
     fn ints(&mut self, values: Vec<i32>, device: &Device) -> Tensor<1, Int> {
-        if !self.ints.as_ref().is_some_and(|(last, _)| *last == values) {
+        if self.ints.as_ref().is_none_or(|(last, _)| *last != values) {
             let sent = Tensor::from_data(values.as_slice(), device);
             self.ints = Some((values, sent));
         }

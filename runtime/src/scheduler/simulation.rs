@@ -55,7 +55,7 @@ impl Truth {
             let next = token(mix(history, seed));
             tokens.push(next);
             // One in about 40 is an end token.
-            if ends && mix(history, seed + 1) % 40 == 0 {
+            if ends && mix(history, seed + 1).is_multiple_of(40) {
                 end.get_or_insert(tokens.len());
             }
         }

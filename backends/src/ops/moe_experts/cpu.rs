@@ -138,7 +138,8 @@ impl Step<'_> {
             }
             Tokens::new(rows, hidden)
         });
-        let inner = self.by_blocks(chosen, inputs.collect(), width, parallel, |expert, x, rows| {
+        let inputs: Vec<_> = inputs.collect();
+        let inner = self.by_blocks(chosen, &inputs, width, parallel, |expert, x, rows| {
             let first = expert * 2 * width + rows.start;
             let matrix = |first: usize| &self.gate_up[first * hidden..][..rows.len() * hidden];
             let gate = x.times(matrix(first));
@@ -151,11 +152,11 @@ impl Step<'_> {
         let inputs = chosen.experts.iter().map(|(_, places)| {
             Tokens::new(&inner[places.start * width..places.end * width], width)
         });
-        let outer =
-            self.by_blocks(chosen, inputs.collect(), hidden, parallel, |expert, x, rows| {
-                let first = (expert * hidden + rows.start) * width;
-                x.times(&self.down[first..][..rows.len() * width])
-            });
+        let inputs: Vec<_> = inputs.collect();
+        let outer = self.by_blocks(chosen, &inputs, hidden, parallel, |expert, x, rows| {
+            let first = (expert * hidden + rows.start) * width;
+            x.times(&self.down[first..][..rows.len() * width])
+        });
 
         // Experts in their order, whatever else is in the step.
         let mut out = vec![0.0; tokens * hidden];
@@ -178,12 +179,12 @@ impl Step<'_> {
     fn by_blocks(
         &self,
         chosen: &Chosen,
-        tokens: Vec<Tokens<'_>>,
+        tokens: &[Tokens<'_>],
         rows: usize,
         parallel: bool,
         make: impl Fn(usize, &Tokens<'_>, Range<usize>) -> Vec<f32> + Sync,
     ) -> Vec<f32> {
-        let blocks: Vec<_> = (chosen.experts.iter().zip(&tokens))
+        let blocks: Vec<_> = (chosen.experts.iter().zip(tokens))
             .flat_map(|((expert, places), tokens)| {
                 let starts = (0..rows).step_by(BLOCK);
                 let end = move |start: usize| rows.min(start + BLOCK);

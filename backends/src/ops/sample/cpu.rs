@@ -27,8 +27,9 @@ pub(super) fn sample(logits: Tensor<2>, tokens: usize, draw: &Draw) -> Tensor<1,
         }
         let cut = Cut { top_k: top_k[row], top_p: top_p[row], min_p: min_p[row] };
         let highest = highest / temperature[row];
-        let relative = logits.iter().map(|logit| logit / temperature[row] - highest).collect();
-        Some(cut.draw(relative, uniform[row]).unwrap_or(best))
+        let relative: Vec<f32> =
+            logits.iter().map(|logit| logit / temperature[row] - highest).collect();
+        Some(cut.draw(&relative, uniform[row]).unwrap_or(best))
     })
 }
 
@@ -76,7 +77,7 @@ struct Cut {
 
 impl Cut {
     /// The token at `uniform` of what is kept; `relative` to the best token's logit.
-    fn draw(&self, relative: Vec<f32>, uniform: f32) -> Option<usize> {
+    fn draw(&self, relative: &[f32], uniform: f32) -> Option<usize> {
         let mut floor = FLOOR.max(self.min_p.max(f32::MIN_POSITIVE).ln());
         if self.top_k < relative.len() as f32 {
             let kept = relative.iter().filter(|value| **value >= floor);
@@ -89,7 +90,7 @@ impl Cut {
             let kept = relative.iter().zip(&weights).filter(|(_, weight)| **weight > 0.0);
             let kept = kept.map(|(value, weight)| (*value, f64::from(*weight)));
             let least = threshold(kept, f64::from(self.top_p) * total);
-            for (weight, value) in weights.iter_mut().zip(&relative) {
+            for (weight, value) in weights.iter_mut().zip(relative) {
                 *weight = if *value >= least { *weight } else { 0.0 };
             }
             total = weights.iter().copied().map(f64::from).sum();
@@ -171,9 +172,9 @@ pub(super) fn penalise(logits: Tensor<2>, penalties: &Penalties) -> Tensor<2> {
     })
 }
 
-pub(super) fn allow(logits: Tensor<2>, words: Tensor<2, Int>) -> Tensor<2> {
+pub(super) fn allow(logits: Tensor<2>, words: &Tensor<2, Int>) -> Tensor<2> {
     let per_row = words.dims()[1];
-    let words = ints(&words);
+    let words = ints(words);
     change_rows(logits, |row, logits| {
         let words = &words[row * per_row..][..per_row];
         for (logits, word) in logits.chunks_mut(32).zip(words) {
@@ -188,12 +189,12 @@ pub(super) fn allow(logits: Tensor<2>, words: Tensor<2, Int>) -> Tensor<2> {
 pub(super) fn logprobs(
     logits: Tensor<2>,
     tokens: usize,
-    ids: Tensor<1, Int>,
+    ids: &Tensor<1, Int>,
     top: usize,
 ) -> Logprobs {
     let [rows, vocab_size] = logits.dims();
     let device = logits.device();
-    let ids = ints(&ids);
+    let ids = ints(ids);
     let of_row = |row: usize, logits: &[f32]| {
         let largest = largest(logits, top.max(1));
         let highest = logits[largest[0]];

@@ -108,7 +108,7 @@ pub fn penalise(logits: Tensor<2>, penalties: &Penalties) -> Tensor<2> {
 pub fn allow(logits: Tensor<2>, words: Tensor<2, Int>) -> Tensor<2> {
     #[cfg(feature = "cpu")]
     if on_cpu(&logits.device()) {
-        return cpu::allow(logits, words);
+        return cpu::allow(logits, &words);
     }
     reference::allow(logits, words)
 }
@@ -139,7 +139,7 @@ pub fn verify(
 pub fn logprobs(logits: Tensor<2>, tokens: usize, ids: Tensor<1, Int>, top: usize) -> Logprobs {
     #[cfg(feature = "cpu")]
     if on_cpu(&logits.device()) {
-        return cpu::logprobs(logits, tokens, ids, top);
+        return cpu::logprobs(logits, tokens, &ids, top);
     }
     reference::logprobs(logits, tokens, ids, top)
 }

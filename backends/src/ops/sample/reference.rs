@@ -33,7 +33,7 @@ pub(super) fn sample(logits: Tensor<2>, tokens: usize, draw: &Draw) -> Tensor<1,
         let kept = |threshold: Tensor<2>| {
             relative.clone().greater_equal(threshold.expand(shape)).float().sum_dim(1)
         };
-        floor = floor.clone().max_pair(highest(floor, kept, &column(top_k)));
+        floor = floor.clone().max_pair(highest(&floor, kept, &column(top_k)));
     }
     let mut weights = keep(relative.clone(), floor.clone());
     if let Some(top_p) = &draw.top_p {
@@ -42,7 +42,7 @@ pub(super) fn sample(logits: Tensor<2>, tokens: usize, draw: &Draw) -> Tensor<1,
             let below = relative.clone().lower(threshold.expand(shape));
             weights.clone().mask_fill(below, 0.0).sum_dim(1)
         };
-        floor = floor.clone().max_pair(highest(floor, kept, &wanted));
+        floor = floor.clone().max_pair(highest(&floor, kept, &wanted));
         let below = relative.lower(floor.expand(shape));
         weights = weights.mask_fill(below, 0.0);
     }
@@ -156,7 +156,7 @@ fn keep(relative: Tensor<2>, floor: Tensor<2>) -> Tensor<2> {
 /// The highest threshold of each row, `[rows, 1]`, at which `kept(threshold)` still reaches
 /// `wanted`, or -128: halving, because a sort would go through the host.
 fn highest(
-    like: Tensor<2>,
+    like: &Tensor<2>,
     kept: impl Fn(Tensor<2>) -> Tensor<2>,
     wanted: &Tensor<2>,
 ) -> Tensor<2> {

@@ -152,7 +152,7 @@ fn deviation(observed: &[f64], expected: &[f64]) -> f64 {
         return 0.0;
     }
     let spread = 2.0 / (9.0 * cells);
-    ((chi / cells as f64).cbrt() - (1.0 - spread)) / spread.sqrt()
+    ((chi / cells).cbrt() - (1.0 - spread)) / spread.sqrt()
 }
 
 /// One in 10,000.
