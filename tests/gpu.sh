@@ -97,6 +97,15 @@ full_size() {
   python3 "$here/gpu_compare.py" speed "$out"
 }
 
+# measured WHAT DEVICE ARGUMENTS...: the table of a benchmark of GLM-4.7-Flash with random weights.
+measured() {
+  local what=$1 device=$2 out="$keep/flash.$1.$2.txt"
+  shift 2
+  "$glm" bench "$what" "$flash" --backend "$device" --load-format dummy --dtype bf16 \
+    --drafts 0 "$@" >"$out" || return 1
+  cat "$out"
+}
+
 if wanted devices; then
   attempt devices - "$glm" devices
   cat "$keep/devices.-.log"
@@ -141,6 +150,8 @@ for device in "${device_list[@]}"; do
     if [ -f "$flash/config.json" ]; then
       attempt "flash bf16" "$device" full_size "$device" --dtype bf16
       attempt "flash fp8" "$device" full_size "$device" --dtype bf16 --quant fp8
+      attempt "flash bench latency" "$device" measured latency "$device" --depth 0,4096
+      attempt "flash bench sweep" "$device" measured sweep "$device" --streams 1,8,32
     else
       report SKIP flash "$device" "no config.json in $flash"
     fi
