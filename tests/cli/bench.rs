@@ -31,8 +31,7 @@ fn assert_is_share(row: &Value, key: &str) {
 fn assert_parts_are_a_whole(parts: &Value) {
     let shares = parts.as_object().expect("parts").values().map(|it| it.as_f64().expect("a share"));
     let sum: f64 = shares.sum();
-    // What the engine's thread counts and what is seen from outside do not begin at the same time.
-    assert!((0.5..1.5).contains(&sum), "{parts}");
+    assert!((sum - 1.0).abs() < 1e-9, "{parts}");
 }
 
 #[test]
@@ -99,6 +98,10 @@ fn what_cannot_be_measured_is_refused_before_the_model_is_loaded() {
             &["max-batch is 5000, wanted a number from 1 to 1024"],
         ),
         (&["serve", "--url", "localhost:80"], &["`localhost:80` is no address"]),
+        (
+            &["serve", "--url", "http://a", "--key-from", "GLM_NO_KEY"],
+            &["--key-from GLM_NO_KEY: there is no such environment variable"],
+        ),
         (&["serve", "--url", "http://a", "--prompts", "/no/where"], &["cannot read the prompts"]),
     ] {
         let backend = if arguments[0] == "serve" { &[][..] } else { &["--backend", "cpu"] };

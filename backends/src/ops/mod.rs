@@ -13,6 +13,7 @@ mod moe_experts;
 mod moe_route;
 mod paged_attention;
 mod pages;
+mod product;
 mod quantise_fp8;
 mod rms_norm;
 mod rope;

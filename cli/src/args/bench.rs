@@ -155,6 +155,9 @@ pub(crate) struct ServeArgs {
     /// Name of the model [default: the first one that the server names]
     #[arg(long, value_name = "NAME")]
     pub(crate) model: Option<String>,
+    /// Environment variable that holds the server's API key [default: no key is sent]
+    #[arg(long, value_name = "VARIABLE")]
+    pub(crate) key_from: Option<String>,
     /// Which API is asked
     #[arg(long, value_enum, default_value_t = EndpointChoice::Chat)]
     pub(crate) endpoint: EndpointChoice,

@@ -8,7 +8,7 @@ use proptest::test_runner::TestCaseResult;
 use super::*;
 use crate::handoff::{StreamReceiver, mailbox, stream};
 use crate::null::{NullExecutor, next};
-use crate::request::{MaskState, Request, SamplingParams, TokenMask};
+use crate::request::{Finish, MaskState, Request, SamplingParams, TokenMask};
 use crate::scheduler::Limits;
 use crate::step::TokenSet;
 

@@ -73,15 +73,17 @@ impl Usage {
     /// Where the time went, by what the engine's thread counted meanwhile.
     pub fn parts(&self, stats: &Stats) -> Parts {
         let seconds = &stats.seconds;
-        let share = |part: f64| (part / self.seconds).clamp(0.0, 1.0);
-        let forward = seconds.forward.min(self.seconds);
+        let forward = seconds.forward;
         let weights = self.work.weight_bytes / self.speed.bytes_per_second;
         let kv = self.work.kv_bytes / self.speed.bytes_per_second;
         // A cache that is faster than the memory may read more than the memory could.
-        let scale = (forward / (weights + kv)).min(1.0);
+        let scale = (forward / (weights + kv).max(f64::MIN_POSITIVE)).min(1.0);
         let (weights, kv) = (weights * scale, kv * scale);
         let host = seconds.schedule + seconds.emit;
         let counted = forward + seconds.sampling + seconds.drafting + host;
+        // Steps in flight when the time began or ended were counted as a whole.
+        let whole = self.seconds.max(counted).max(f64::MIN_POSITIVE);
+        let share = |part: f64| part / whole;
         Parts {
             weights: share(weights),
             kv: share(kv),
@@ -89,7 +91,7 @@ impl Usage {
             sampling: share(seconds.sampling),
             drafting: share(seconds.drafting),
             host: share(host),
-            waiting: share(self.seconds - counted),
+            waiting: share(whole - counted),
         }
     }
 }

@@ -1,6 +1,7 @@
 use burn::tensor::{DType, Tensor, s};
 
 use crate::fp8::{Activations, Fp8Matrix};
+use crate::ops::product::product;
 use crate::ops::quantise_fp8;
 use crate::weight::Weight;
 
@@ -9,7 +10,7 @@ const MOST_EXPANDED: usize = 1 << 22;
 
 pub(super) fn linear(x: Tensor<2>, weight: &Weight, bias: Option<Tensor<1>>) -> Tensor<2> {
     let weight = match weight {
-        Weight::Dense(weight) => return add(x.matmul(weight.clone().transpose()), bias),
+        Weight::Dense(weight) => return add(product(x, weight.clone().transpose()), bias),
         Weight::Fp8(weight) => weight,
     };
     let [rows, width] = weight.dims();
@@ -30,7 +31,7 @@ fn fp8(x: Tensor<2>, weight: &Fp8Matrix, bias: Option<Tensor<1>>) -> Tensor<2> {
     let group = match weight.activations() {
         Activations::Float => {
             let weight = weight.dequantised().cast(dtype);
-            return add(x.matmul(weight.transpose()), bias);
+            return add(product(x, weight.transpose()), bias);
         }
         Activations::PerToken => None,
         Activations::PerGroup(group) => Some(group),
@@ -38,10 +39,10 @@ fn fp8(x: Tensor<2>, weight: &Fp8Matrix, bias: Option<Tensor<1>>) -> Tensor<2> {
     let quantised = quantise_fp8(x, group);
     let y = match (group, weight.row_scales()) {
         (None, Some(scales)) => {
-            let y = quantised.values.matmul(weight.unscaled().transpose());
+            let y = product(quantised.values, weight.unscaled().transpose());
             y * quantised.scales * scales.transpose()
         }
-        _ => quantised.dequantised().matmul(weight.dequantised().transpose()),
+        _ => product(quantised.dequantised(), weight.dequantised().transpose()),
     };
     add(y, bias.map(|bias| bias.cast(DType::F32))).cast(dtype)
 }

@@ -3,6 +3,7 @@ use burn::tensor::{DType, Tensor, activation::softmax, s};
 use super::{MlaForm, MlaQueries};
 use crate::kv::{KvLayer, PageTables};
 use crate::ops::pages::{HIDDEN, hidden, slots, slots_of_tiles, to_tiles, to_tokens};
+use crate::ops::product::product;
 use crate::weight::Weight;
 
 /// Gathers for each tile of tokens the pages of its sequence, as the reference of `paged_attention`
@@ -42,14 +43,14 @@ fn absorbed(
     let rows = layer.latents().gather(slots_of_tiles(tables, page_size), dtype);
     let rows = rows.reshape([tiles as i32, -1, width as i32]);
     let q = to_tiles(q, tables).reshape([tiles, size * heads, width]);
-    let scores = q.matmul(rows.clone().swap_dims(1, 2)).cast(DType::F32) * scale;
+    let scores = product(q, rows.clone().swap_dims(1, 2)).cast(DType::F32) * scale;
     let hidden = hidden(tables, page_size);
     let [_, _, cached] = hidden.dims();
     let shape = [tiles, size, heads, cached];
     let hidden = hidden.unsqueeze_dim::<4>(2).expand(shape);
     let weights = softmax(scores.reshape(shape).mask_fill(hidden, HIDDEN), 3).cast(dtype);
     let latents = rows.slice(s![.., .., 0..up.latent()]);
-    let attended = weights.reshape([tiles, size * heads, cached]).matmul(latents);
+    let attended = product(weights.reshape([tiles, size * heads, cached]), latents);
     to_tokens(attended.reshape([tiles * size, heads, up.latent()]), tables)
 }
 
@@ -84,10 +85,10 @@ fn expanded(
     let q = to_tiles(Tensor::cat(vec![q.nope, q.rope], 2), tables);
     let [_, _, width] = q.dims();
     let q = q.reshape([tiles, size, heads, width]).swap_dims(1, 2);
-    let scores = q.matmul(keys).cast(DType::F32) * scale;
+    let scores = product(q, keys).cast(DType::F32) * scale;
     let hidden = hidden(tables, page_size).unsqueeze_dim::<4>(1).expand(scores.dims());
     let weights = softmax(scores.mask_fill(hidden, HIDDEN), 3).cast(dtype);
-    let attended = weights.matmul(values).swap_dims(1, 2);
+    let attended = product(weights, values).swap_dims(1, 2);
     to_tokens(attended.reshape([(tiles * size) as i32, heads as i32, -1]), tables)
 }
 
@@ -112,19 +113,19 @@ impl UpProjection {
 
     /// Queries of latents and rotated keys, `[tokens, heads, latent + rope]`.
     pub(super) fn absorb(&self, q: MlaQueries) -> Tensor<3> {
-        let latent = q.nope.swap_dims(0, 1).matmul(self.keys()).swap_dims(0, 1);
+        let latent = product(q.nope.swap_dims(0, 1), self.keys()).swap_dims(0, 1);
         Tensor::cat(vec![latent, q.rope], 2)
     }
 
     /// Weighted sums of latents → of values: `[tokens, heads, latent]` → `[tokens, heads, value]`.
     pub(super) fn expand_results(&self, sums: Tensor<3>) -> Tensor<3> {
-        sums.swap_dims(0, 1).matmul(self.values().swap_dims(1, 2)).swap_dims(0, 1)
+        product(sums.swap_dims(0, 1), self.values().swap_dims(1, 2)).swap_dims(0, 1)
     }
 
     /// Keys `[rows, heads, nope]` and values `[rows, heads, value]` of `latents [rows, latent]`.
     fn expand(&self, latents: Tensor<2>) -> (Tensor<3>, Tensor<3>) {
         let [rows, _] = latents.dims();
-        let both = latents.matmul(self.matrix.clone().transpose());
+        let both = product(latents, self.matrix.clone().transpose());
         let both = both.reshape([rows, self.heads, self.width()]);
         (both.clone().slice(s![.., .., 0..self.nope]), both.slice(s![.., .., self.nope..]))
     }

@@ -2,6 +2,7 @@ use burn::tensor::{DType, Tensor, activation::softmax};
 
 use crate::kv::{KvLayer, KvRows, PageTables};
 use crate::ops::pages::{HIDDEN, hidden, slots_of_tiles, to_tiles, to_tokens};
+use crate::ops::product::product;
 
 /// Gathers for each tile of tokens the pages of its sequence, scores all against all and masks what
 /// comes after a token. `N` tiles of `M` tokens, `R` rows of the longest block table.
@@ -32,14 +33,13 @@ pub(super) fn paged_attention(
         .reshape([tiles, size, kv_heads, group, head_dim])
         .permute([0, 2, 1, 3, 4])
         .reshape([tiles, kv_heads, size * group, head_dim]);
-    let scores = q.matmul(keys).cast(DType::F32) * scale;
+    let scores = product(q, keys).cast(DType::F32) * scale;
     let shape = [tiles, kv_heads, size, group, rows];
     let hidden = hidden(tables, page_size).reshape([tiles, 1, size, 1, rows]).expand(shape);
     let weights = softmax(scores.reshape(shape).mask_fill(hidden, HIDDEN), 4).cast(dtype);
 
-    let attended = weights
-        .reshape([tiles, kv_heads, size * group, rows])
-        .matmul(values)
+    let weights = weights.reshape([tiles, kv_heads, size * group, rows]);
+    let attended = product(weights, values)
         .reshape([tiles, kv_heads, size, group, head_dim])
         .permute([0, 2, 1, 3, 4])
         .reshape([tiles * size, heads, head_dim]);

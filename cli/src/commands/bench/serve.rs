@@ -40,7 +40,11 @@ pub(super) fn serve(args: &ServeArgs) -> Result<Outcome> {
         EndpointChoice::Chat => Endpoint::Chat,
         EndpointChoice::Completions => Endpoint::Completions,
     };
-    let key = resolve::variable("OPENAI_API_KEY").filter(|key| !key.is_empty());
+    let key = args.key_from.as_deref().map(|name| {
+        let key = resolve::variable(name).filter(|key| !key.is_empty());
+        key.with_context(|| format!("--key-from {name}: there is no such environment variable"))
+    });
+    let key = key.transpose()?;
     let silence = Duration::try_from_secs_f64(args.timeout).unwrap_or(Duration::MAX);
     let mut client = Client::new(&args.url, key, endpoint, silence)?;
     client.model = match &args.model {
