@@ -23,9 +23,10 @@ fn rows(arguments: &[&str]) -> Vec<Value> {
     object["rows"].as_array().expect("rows").clone()
 }
 
+/// On a busy machine all tokens may be there at the first look, and no time between them.
 fn assert_is_share(row: &Value, key: &str) {
-    let share = row[key].as_f64().unwrap_or_else(|| panic!("{key} of {row}"));
-    assert!(share > 0.0 && share.is_finite(), "{key} is {share}");
+    let share = &row[key];
+    assert!(share.is_null() || share.as_f64().is_some_and(|it| it >= 0.0), "{key} is {share}");
 }
 
 fn assert_parts_are_a_whole(parts: &Value) {
@@ -43,7 +44,7 @@ fn latency_is_told_for_each_depth() {
         assert_eq!(row["prompt_tokens"], json!(2 * (depth + 70)));
         assert_eq!((&row["cached_tokens"], &row["output_tokens"]), (&json!(2 * depth), &json!(10)));
         for key in ["ttft_ms", "tpot_ms", "output_tokens_per_s", "prompt_tokens_per_s"] {
-            assert!(row[key].as_f64().expect("a number") > 0.0, "{key}");
+            assert!(row[key].as_f64().expect("a number") >= 0.0, "{key}");
         }
         for key in ["mean", "p50", "p90", "p95", "p99"] {
             assert!(row["itl_ms"][key].is_number(), "{row}");
