@@ -4,7 +4,7 @@
 //! - [`Timeline`], [`Summary`]: one request, many requests
 //! - [`drive`]: a number of streams at once against an engine
 //! - [`Usage`]: what an engine's steps had to read and multiply, and where their time went
-//! - [`prompts`]: prompts that share nothing
+//! - [`Prompts`]: prompts that share nothing
 
 mod drive;
 mod prompts;
