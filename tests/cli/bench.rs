@@ -23,10 +23,9 @@ fn rows(arguments: &[&str]) -> Vec<Value> {
     object["rows"].as_array().expect("rows").clone()
 }
 
-/// On a busy machine all tokens may be there at the first look, and no time between them.
 fn assert_is_share(row: &Value, key: &str) {
-    let share = &row[key];
-    assert!(share.is_null() || share.as_f64().is_some_and(|it| it >= 0.0), "{key} is {share}");
+    let share = row[key].as_f64().unwrap_or_else(|| panic!("{key} of {row}"));
+    assert!(share >= 0.0 && share.is_finite(), "{key} is {share}");
 }
 
 fn assert_parts_are_a_whole(parts: &Value) {
@@ -43,13 +42,16 @@ fn latency_is_told_for_each_depth() {
         assert_eq!((&row["depth"], &row["requests"]), (&json!(f64::from(depth)), &json!(2)));
         assert_eq!(row["prompt_tokens"], json!(2 * (depth + 70)));
         assert_eq!((&row["cached_tokens"], &row["output_tokens"]), (&json!(2 * depth), &json!(10)));
-        for key in ["ttft_ms", "tpot_ms", "output_tokens_per_s", "prompt_tokens_per_s"] {
-            assert!(row[key].as_f64().expect("a number") >= 0.0, "{key}");
+        for key in
+            ["ttft_ms", "tpot_ms", "output_tokens_per_s", "prompt_tokens_per_s", "flop_share"]
+        {
+            assert!(row[key].as_f64().expect("a number") > 0.0, "{key}");
         }
         for key in ["mean", "p50", "p90", "p95", "p99"] {
             assert!(row["itl_ms"][key].is_number(), "{row}");
         }
-        for key in ["bandwidth_share", "flop_share", "bound_share"] {
+        // On a busy machine all steps may be over when the first token is seen: none are left then.
+        for key in ["bandwidth_share", "bound_share"] {
             assert_is_share(row, key);
         }
         assert_parts_are_a_whole(&row["parts"]);
