@@ -46,9 +46,8 @@ pub(crate) fn device(name: &str) -> Option<OpenDevice> {
     }
 }
 
-/// To be held while OpenGL computes; nothing on other devices. Burn tries which kernel is fastest,
-/// and finds those that OpenGL cannot compile by their errors. While other threads compute on the
-/// same device, it may miss one and keep a kernel that never runs.
+/// To be held while OpenGL computes; nothing on other devices. It is the CPU that computes, and
+/// Burn times kernels against each other: several tests at once only slow and mislead it.
 pub(crate) fn turn(device: &str) -> Option<MutexGuard<'static, ()>> {
     static TURN: Mutex<()> = Mutex::new(());
     (device == "gl").then(|| TURN.lock().unwrap_or_else(PoisonError::into_inner))
