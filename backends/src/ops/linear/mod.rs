@@ -30,11 +30,7 @@ pub fn linear(x: Tensor<2>, weight: &Weight, bias: Option<Tensor<1>>) -> Tensor<
     if let Weight::Dense(weight) = weight
         && is_for_cpu(&x, weight)
     {
-        let y = cpu::project(x, weight.clone());
-        return match bias {
-            Some(bias) => y + bias.unsqueeze(),
-            None => y,
-        };
+        return reference::add(cpu::project(x, weight.clone()), bias);
     }
     reference::linear(x, weight, bias)
 }

@@ -47,7 +47,8 @@ fn fp8(x: Tensor<2>, weight: &Fp8Matrix, bias: Option<Tensor<1>>) -> Tensor<2> {
     add(y, bias.map(|bias| bias.cast(DType::F32))).cast(dtype)
 }
 
-fn add(y: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<2> {
+/// Adds the bias, where there is one.
+pub(super) fn add(y: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<2> {
     match bias {
         Some(bias) => y + bias.unsqueeze(),
         None => y,

@@ -16,6 +16,9 @@ use crate::weight::Weight;
 
 /// Rows of a weight that one thread takes at a time.
 const BLOCK: usize = 48;
+/// Weights of the chosen experts' down projections, and multiply-adds with them, from which a second
+/// thread pays.
+const PARALLEL: (usize, usize) = (1 << 16, 1 << 20);
 
 /// The experts of one buffer.
 #[derive(Debug, Clone)]
@@ -171,7 +174,7 @@ impl Step<'_> {
     /// As [`Tokens::want_threads`], for the tokens of all experts.
     fn want_threads(&self, chosen: &Chosen) -> bool {
         let weights = self.hidden * self.width;
-        chosen.experts.len() * weights >= 1 << 16 || chosen.places.len() * weights >= 1 << 20
+        chosen.experts.len() * weights >= PARALLEL.0 || chosen.places.len() * weights >= PARALLEL.1
     }
 
     /// `[places, rows]`, made in blocks of rows of one expert by `make`, which gets the expert, its
