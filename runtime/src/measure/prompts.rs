@@ -1,10 +1,12 @@
 //! Prompts of random tokens.
 
+use fastrand::Rng;
+
 /// Makes prompts that differ from each other in their first tokens already, so that no two of them
 /// share a page of the cache.
 #[derive(Debug, Clone)]
 pub struct Prompts {
-    state: u64,
+    random: Rng,
     made: u32,
     /// Ids from here on are not used.
     tokens: u32,
@@ -17,12 +19,12 @@ impl Prompts {
     /// With less than two ids.
     pub fn new(tokens: usize, seed: u64) -> Self {
         assert!(tokens > 1, "ids to choose from");
-        Prompts { state: seed, made: 0, tokens: tokens as u32 }
+        Prompts { random: Rng::with_seed(seed), made: 0, tokens: tokens as u32 }
     }
 
     /// The next prompt, of `length` ids.
     pub fn next(&mut self, length: usize) -> Vec<u32> {
-        let mut prompt: Vec<u32> = (0..length).map(|_| self.random()).collect();
+        let mut prompt: Vec<u32> = (0..length).map(|_| self.random.u32(..self.tokens)).collect();
         // A number in as many digits as it takes stands in front.
         let mut number = self.made;
         for id in &mut prompt {
@@ -34,15 +36,6 @@ impl Prompts {
         }
         self.made += 1;
         prompt
-    }
-
-    fn random(&mut self) -> u32 {
-        // SplitMix64 (Steele, Lea and Flood 2014).
-        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.state;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((mixed ^ (mixed >> 31)) % u64::from(self.tokens)) as u32
     }
 }
 
