@@ -1,5 +1,7 @@
 //! `glm bench`: how fast a model answers, and how that compares with what the device can do.
 
+mod charts;
+mod json;
 mod latency;
 mod plot;
 mod report;
@@ -13,6 +15,7 @@ use glm_runtime::{Engine, Request, SamplingParams};
 
 use super::Outcome;
 use crate::args::{Bench, BenchArgs, BenchModelArgs, BenchOutputArgs};
+use crate::interrupt::Answering;
 use crate::model::ModelChoice;
 use crate::resolve::Place;
 use crate::{files, ui};
@@ -104,11 +107,17 @@ fn check_output(output: &BenchOutputArgs) -> Result<()> {
     output.plot.as_deref().map_or(Ok(()), files::check_writable)
 }
 
-/// Prints the report and draws it where asked.
-fn show(report: &Report, output: &BenchOutputArgs) -> Result<()> {
+/// Prints the report and draws it where asked. From here on Ctrl-C leaves.
+fn show(report: &Report, output: &BenchOutputArgs, answering: Answering) -> Result<Outcome> {
+    let outcome = match answering.stop_asked() {
+        true => Outcome::Interrupted,
+        false => Outcome::Done,
+    };
+    drop(answering);
     if let Some(path) = &output.plot {
         plot::write(&report.charts(), path)?;
     }
     let text = if output.json { report.json() } else { report.table() };
-    Ok(ui::output(&text)?)
+    ui::output(&text)?;
+    Ok(outcome)
 }

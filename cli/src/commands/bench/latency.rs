@@ -72,13 +72,7 @@ pub(super) fn latency(args: &LatencyArgs) -> Result<Outcome> {
         report.rows.push(row(&subject, depth, &measured, profiled.as_ref()));
     }
     drop(bar);
-    let outcome = match answering.stop_asked() {
-        true => Outcome::Interrupted,
-        false => Outcome::Done,
-    };
-    drop(answering);
-    show(&report, &args.output)?;
-    Ok(outcome)
+    show(&report, &args.output, answering)
 }
 
 /// Has a request answered; `None` when Ctrl-C ended it.

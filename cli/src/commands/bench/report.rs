@@ -1,21 +1,19 @@
-//! Results as a table, as JSON, and as charts.
+//! Results, and the table of them.
 
 use glm_backends::device::{DeviceSpeed, OpenDevice};
 use glm_runtime::measure::{Parts, Percentiles, Summary, Timeline};
 use glm_runtime::{Engine, Stats};
-use serde_json::{Value, json};
 
-use super::plot::{Chart, Series};
 use crate::model::ModelChoice;
 use crate::ui;
 
 /// What was measured.
 #[derive(Debug, Clone)]
 pub(super) struct Machine {
-    model: String,
-    device: String,
-    dtype: &'static str,
-    kv_tokens: usize,
+    pub(super) model: String,
+    pub(super) device: String,
+    pub(super) dtype: &'static str,
+    pub(super) kv_tokens: usize,
     pub(super) speed: DeviceSpeed,
 }
 
@@ -100,10 +98,10 @@ impl Row {
 /// All rows.
 #[derive(Debug)]
 pub(super) struct Report {
-    machine: Option<Machine>,
+    pub(super) machine: Option<Machine>,
     /// Address and model.
-    server: Option<(String, String)>,
-    scale: Scale,
+    pub(super) server: Option<(String, String)>,
+    pub(super) scale: Scale,
     pub(super) rows: Vec<Row>,
     /// Of the only row of a batch.
     pub(super) timelines: Vec<Timeline>,
@@ -171,83 +169,6 @@ impl Report {
     fn cells(&self, cells: impl Fn(&Row) -> Vec<String>) -> Vec<Vec<String>> {
         self.rows.iter().map(cells).collect()
     }
-
-    /// One object, on lines of its own.
-    pub(super) fn json(&self) -> String {
-        let rows: Vec<Value> = self.rows.iter().map(|row| object(self.scale, row)).collect();
-        let mut value = json!({ "rows": rows });
-        if let Some(machine) = &self.machine {
-            value["model"] = json!(machine.model);
-            value["device"] = json!(machine.device);
-            value["dtype"] = json!(machine.dtype);
-            value["kv_tokens"] = json!(machine.kv_tokens);
-            value["device_bytes_per_s"] = json!(machine.speed.bytes_per_second);
-            value["device_flops_per_s"] = json!(machine.speed.flops_per_second);
-        }
-        if let Some((url, model)) = &self.server {
-            value["url"] = json!(url);
-            value["model"] = json!(model);
-        }
-        value["version"] = json!(env!("CARGO_PKG_VERSION"));
-        format!("{value:#}\n")
-    }
-
-    /// What `--plot` draws.
-    pub(super) fn charts(&self) -> Vec<Chart> {
-        let series = |name: &str, value: &dyn Fn(&Row) -> Option<f64>| Series {
-            name: name.to_owned(),
-            points: self.rows.iter().filter_map(|row| Some((row.place, value(row)?))).collect(),
-        };
-        let speed = series("answer", &|row| Some(row.output_tokens_per_second));
-        let latency =
-            |p: fn(&Percentiles) -> f64| move |row: &Row| row.summary.ttft_ms.as_ref().map(p);
-        let per_token =
-            |p: fn(&Percentiles) -> f64| move |row: &Row| row.summary.tpot_ms.as_ref().map(p);
-        let ttft =
-            vec![series("median", &latency(|it| it.p50)), series("99 %", &latency(|it| it.p99))];
-        let tpot = vec![
-            series("median", &per_token(|it| it.p50)),
-            series("99 %", &per_token(|it| it.p99)),
-        ];
-        let chart = |title: &str, across: &str, up: &str, series| Chart {
-            title: title.to_owned(),
-            across: across.to_owned(),
-            up: up.to_owned(),
-            series,
-        };
-        match self.scale {
-            Scale::Depth => {
-                let prompt = series("prompt", &|row| row.prompt_tokens_per_second);
-                let across = "tokens in the cache before";
-                vec![
-                    chart("prompt", across, "tokens/s", vec![prompt]),
-                    chart("answer", across, "tokens/s", vec![speed]),
-                ]
-            }
-            Scale::Streams => {
-                let first = self.rows.first().map(|row| row.output_tokens_per_second);
-                let allowed = series("what bytes and operations allow", &|row| {
-                    Some(first? * row.speed_up?.allowed)
-                });
-                let speed = vec![speed, allowed];
-                vec![
-                    chart("all streams together", "streams", "tokens/s", speed),
-                    chart("time to the first token", "streams", "ms", ttft),
-                    chart("time per token", "streams", "ms", tpot),
-                ]
-            }
-            Scale::Rate => vec![
-                chart("all answers together", "requests/s", "tokens/s", vec![speed]),
-                chart("time to the first token", "requests/s", "ms", ttft),
-                chart("time per token", "requests/s", "ms", tpot),
-            ],
-            Scale::Batch => {
-                let points = tokens_over_time(&self.timelines);
-                let series = vec![Series { name: "answers".into(), points }];
-                vec![chart("tokens of the answers", "seconds", "tokens", series)]
-            }
-        }
-    }
 }
 
 impl Machine {
@@ -264,25 +185,6 @@ impl Machine {
             self.kv_tokens
         )
     }
-}
-
-/// How many tokens had come when.
-fn tokens_over_time(timelines: &[Timeline]) -> Vec<(f64, f64)> {
-    let mut arrivals: Vec<(f64, usize)> =
-        timelines.iter().flat_map(|timeline| timeline.arrivals.iter().copied()).collect();
-    arrivals.sort_by(|a, b| a.0.total_cmp(&b.0));
-    let mut sum = 0;
-    let mut points = vec![(0.0, 0.0)];
-    for (at, tokens) in arrivals {
-        sum += tokens;
-        points.push((at, sum as f64));
-    }
-    // A picture has no room for more.
-    let step = points.len().div_ceil(500).max(1);
-    let last = points.last().copied();
-    let mut points: Vec<_> = points.into_iter().step_by(step).collect();
-    points.extend(last);
-    points
 }
 
 const ONE_STREAM: [&str; 10] = [
@@ -421,69 +323,4 @@ fn number(value: f64) -> String {
 
 fn percent(share: Option<f64>) -> String {
     share.map_or_else(none, |share| format!("{:.1} %", 100.0 * share))
-}
-
-fn object(scale: Scale, row: &Row) -> Value {
-    let Row { summary, .. } = row;
-    let spread = |spread: Option<Percentiles>| {
-        spread.map(|it| {
-            json!({"mean": it.mean, "p50": it.p50, "p90": it.p90, "p95": it.p95, "p99": it.p99})
-        })
-    };
-    let place = match scale {
-        Scale::Depth => "depth",
-        Scale::Batch | Scale::Streams => "streams",
-        Scale::Rate => "rate",
-    };
-    // JSON has no infinity: null is the rate of all at once.
-    let at = Some(row.place).filter(|place| place.is_finite());
-    let drafts = row.stats.as_ref().filter(|stats| stats.drafted[0] > 0).map(|stats| {
-        let rate = |place: usize| stats.accepted[place] as f64 / stats.drafted[place] as f64;
-        let acceptance: Vec<_> = (0..stats.drafted.len())
-            .map(|place| (stats.drafted[place] > 0).then(|| rate(place)))
-            .collect();
-        json!({"drafted": stats.drafted, "accepted": stats.accepted, "acceptance": acceptance})
-    });
-    let parts = |parts: Option<Parts>| {
-        parts.map(|it| {
-            json!({
-                "weights": it.weights, "kv": it.kv, "kernels": it.kernels,
-                "sampling": it.sampling, "drafting": it.drafting, "host": it.host,
-                "waiting": it.waiting,
-            })
-        })
-    };
-    let mut object = json!({
-        "requests": summary.answered,
-        "failed": summary.failed,
-        "first_error": summary.first_error,
-        "seconds": summary.seconds,
-        "prompt_tokens": summary.prompt_tokens,
-        "cached_tokens": summary.cached_tokens,
-        "output_tokens": summary.output_tokens,
-        "ttft_ms": summary.ttft_ms.map(|it| it.p50),
-        "tpot_ms": summary.tpot_ms.map(|it| it.p50),
-        "itl_ms": spread(summary.itl_ms),
-        "ttft_percentiles_ms": spread(summary.ttft_ms),
-        "tpot_percentiles_ms": spread(summary.tpot_ms),
-        "e2e_percentiles_ms": spread(summary.e2e_ms),
-        "prompt_tokens_per_s": row.prompt_tokens_per_second,
-        "output_tokens_per_s": row.output_tokens_per_second,
-        "total_tokens_per_s": summary.total_tokens_per_second(),
-        "requests_per_s": summary.requests_per_second(),
-        "goodput_per_s": summary.goodput(),
-        "bandwidth_share": row.bandwidth_share,
-        "flop_share": row.flop_share,
-        "bound_share": row.bound_share,
-        "parts": parts(row.parts),
-        "prompt_parts": parts(row.prompt_parts),
-        "device_idle_share": row.device_idle_share,
-        "speed_up": row.speed_up.map(|it| it.reached),
-        "allowed_speed_up": row.speed_up.map(|it| it.allowed),
-        "preemptions": row.stats.as_ref().map(|stats| stats.preemptions),
-        "steps": row.stats.as_ref().map(|stats| stats.steps),
-        "drafts": drafts,
-    });
-    object[place] = json!(at);
-    object
 }

@@ -78,12 +78,7 @@ pub(super) fn serve(args: &ServeArgs) -> Result<Outcome> {
             break;
         }
     }
-    let outcome = match answering.stop_asked() {
-        true => Outcome::Interrupted,
-        false => Outcome::Done,
-    };
-    drop(answering);
-    show(&report, &args.output)?;
+    let outcome = show(&report, &args.output, answering)?;
     let answered = report.rows.iter().any(|row| row.summary.answered > 0);
     let reason = report.rows.iter().find_map(|row| row.summary.first_error.as_deref());
     match reason {

@@ -121,13 +121,7 @@ fn measure(
             report.timelines = driven.timelines;
         }
     }
-    let outcome = match answering.stop_asked() {
-        true => Outcome::Interrupted,
-        false => Outcome::Done,
-    };
-    drop(answering);
-    show(&report, output)?;
-    Ok(outcome)
+    show(&report, output, answering)
 }
 
 /// One run; `None` when Ctrl-C ended it.
