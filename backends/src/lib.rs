@@ -14,6 +14,8 @@ mod cube;
 pub mod device;
 pub mod fp8;
 pub mod kv;
+#[cfg(all(test, feature = "cuda", feature = "rocm", feature = "vulkan"))]
+mod offline;
 pub mod ops;
 pub mod ranks;
 pub mod weight;
