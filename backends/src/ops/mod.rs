@@ -35,7 +35,7 @@ pub use rope::{RopeOrder, RotaryTable, Rotation, rope};
 pub use sample::{
     Draw, Logprobs, NEVER, Penalties, allow, argmax, logprobs, penalise, sample, verify,
 };
-pub use swiglu::swiglu;
+pub use swiglu::{swiglu, swiglu_joint};
 
 /// Every op, in alphabetical order.
 pub const KERNELS: &[&case::Kernel] = &[

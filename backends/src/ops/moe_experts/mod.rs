@@ -3,7 +3,13 @@
 pub(super) mod cases;
 #[cfg(feature = "cpu")]
 mod cpu;
+#[cfg(feature = "cube")]
+mod kernel;
+#[cfg(feature = "cube")]
+pub(crate) mod launch;
 mod reference;
+#[cfg(feature = "cube")]
+mod tiles;
 
 #[cfg(feature = "cpu")]
 use burn::tensor::DType;
@@ -81,6 +87,10 @@ pub fn moe_experts(x: &Tensor<2>, routed: &Routed, weights: &ExpertWeights) -> T
     #[cfg(feature = "cpu")]
     if super::flex::computes_on(&x.device()) && is_for_cpu(x, routed, weights) {
         return cpu::moe_experts(x, routed, weights);
+    }
+    #[cfg(feature = "cube")]
+    if super::path::takes_kernels(&x.device()) {
+        return launch::moe_experts(x, routed, weights);
     }
     reference::moe_experts(x, routed, weights)
 }
