@@ -32,6 +32,13 @@ pub(crate) fn computes_on(device: &Device) -> bool {
     matches!(device.as_dispatch(), DispatchDevice::Cube(_))
 }
 
+/// The largest buffer of weights on a device of CubeCL's: at most 8 GiB, and what the device binds.
+pub(crate) fn most_bytes_of_buffer(device: &Device) -> Option<usize> {
+    let DispatchDevice::Cube(device) = device.as_dispatch() else { return None };
+    let most = device.client().properties().memory.max_page_size;
+    Some(most.min(8 << 30) as usize)
+}
+
 /// A tensor's buffer, its rows one after the other.
 pub(crate) fn floats<const D: usize>(tensor: Tensor<D>) -> CubeTensor {
     into_contiguous(strided(tensor))

@@ -28,7 +28,7 @@ pub use mla_attention::{MlaForm, MlaQueries, mla_attention};
 pub use moe_experts::{ExpertGroup, ExpertWeights, moe_experts};
 pub use moe_route::{Routed, Routing, moe_route};
 pub use paged_attention::paged_attention;
-pub use path::{Path, use_reference_only};
+pub use path::{Path, takes_kernels, use_reference_only};
 pub use quantise_fp8::{Fp8Activations, quantise_fp8};
 pub use rms_norm::{add_rms_norm, rms_norm};
 pub use rope::{RopeOrder, RotaryTable, Rotation, rope};
