@@ -6,6 +6,7 @@ pub mod case;
 mod embedding;
 #[cfg(feature = "cpu")]
 mod flex;
+mod gqa_write;
 mod kv_write;
 mod linear;
 mod mla_attention;
@@ -22,6 +23,7 @@ mod sample;
 mod swiglu;
 
 pub use embedding::embedding;
+pub use gqa_write::{HeadNorms, gqa_write};
 pub use kv_write::kv_write;
 pub use linear::{linear, wide_linear};
 pub use mla_attention::{MlaForm, MlaQueries, mla_attention};
@@ -30,7 +32,7 @@ pub use moe_route::{Routed, Routing, moe_route};
 pub use paged_attention::paged_attention;
 pub use path::{Path, use_reference_only};
 pub use quantise_fp8::{Fp8Activations, quantise_fp8};
-pub use rms_norm::{add_rms_norm, rms_norm};
+pub use rms_norm::{Norm, add_rms_norm, rms_norm};
 pub use rope::{RopeOrder, RotaryTable, Rotation, rope};
 pub use sample::{
     Draw, Logprobs, NEVER, Penalties, allow, argmax, logprobs, penalise, sample, verify,
@@ -40,6 +42,7 @@ pub use swiglu::swiglu;
 /// Every op, in alphabetical order.
 pub const KERNELS: &[&case::Kernel] = &[
     &embedding::cases::KERNEL,
+    &gqa_write::cases::KERNEL,
     &kv_write::cases::KERNEL,
     &linear::cases::KERNEL,
     &mla_attention::cases::KERNEL,
