@@ -10,6 +10,7 @@ mod gqa_write;
 mod kv_write;
 mod linear;
 mod mla_attention;
+mod mla_write;
 mod moe_experts;
 mod moe_route;
 mod paged_attention;
@@ -26,7 +27,8 @@ pub use embedding::embedding;
 pub use gqa_write::{HeadNorms, gqa_write};
 pub use kv_write::kv_write;
 pub use linear::{linear, wide_linear};
-pub use mla_attention::{MlaForm, MlaQueries, mla_attention};
+pub use mla_attention::{MlaForm, MlaQueries, PreparedQueries, mla_attention};
+pub use mla_write::{MlaProjected, mla_write};
 pub use moe_experts::{ExpertGroup, ExpertWeights, moe_experts};
 pub use moe_route::{Routed, Routing, moe_route};
 pub use paged_attention::paged_attention;
@@ -46,6 +48,7 @@ pub const KERNELS: &[&case::Kernel] = &[
     &kv_write::cases::KERNEL,
     &linear::cases::KERNEL,
     &mla_attention::cases::KERNEL,
+    &mla_write::cases::KERNEL,
     &moe_experts::cases::KERNEL,
     &moe_route::cases::KERNEL,
     &paged_attention::cases::KERNEL,
