@@ -21,7 +21,7 @@ use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::client::Client;
 use cubecl::ir::ElemType;
-use cubecl::ir::features::Plane;
+use cubecl::ir::features::{MmaConfig, Plane};
 use cubecl::prelude::*;
 
 pub(crate) use codes::*;
@@ -34,6 +34,13 @@ pub(crate) use sums::*;
 /// Whether tensors of the device are CubeCL's.
 pub(crate) fn computes_on(device: &Device) -> bool {
     matches!(device.as_dispatch(), DispatchDevice::Cube(_))
+}
+
+/// The largest buffer of weights on a device of CubeCL's: at most 8 GiB, and what the device binds.
+pub(crate) fn most_bytes_of_buffer(device: &Device) -> Option<usize> {
+    let DispatchDevice::Cube(device) = device.as_dispatch() else { return None };
+    let most = device.client().properties().memory.max_page_size;
+    Some(most.min(8 << 30) as usize)
 }
 
 /// A tensor's buffer, its rows one after the other.
@@ -153,6 +160,8 @@ pub(crate) struct Abilities {
     pub(crate) multiprocessors: usize,
     /// Whether E4M3 is converted in hardware.
     pub(crate) e4m3: bool,
+    /// Whether planes multiply matrices of 16 x 16 bf16, and of f16, with sums in f32.
+    pub(crate) matrices: [bool; 2],
 }
 
 impl Abilities {
@@ -168,6 +177,26 @@ impl Abilities {
             units: hardware.max_units_per_cube as usize,
             multiprocessors: hardware.num_streaming_multiprocessors.unwrap_or(64) as usize,
             e4m3: properties.features.types.elem.contains_key(&e4m3),
+            matrices: [DType::BF16, DType::F16].map(|dtype| {
+                let config = MmaConfig {
+                    a_type: elem(dtype),
+                    b_type: elem(dtype),
+                    cd_type: elem(DType::F32),
+                    m: 16,
+                    n: 16,
+                    k: 16,
+                };
+                properties.features.matmul.cmma.contains(&config)
+            }),
+        }
+    }
+
+    /// Whether planes multiply matrices of `dtype`.
+    pub(crate) fn multiplies(self, dtype: DType) -> bool {
+        match dtype {
+            DType::BF16 => self.matrices[0],
+            DType::F16 => self.matrices[1],
+            _ => false,
         }
     }
 

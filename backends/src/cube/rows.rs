@@ -33,11 +33,11 @@ impl RowLayout {
         self.codes.is_some()
     }
 
-    fn native(&self) -> bool {
+    pub(crate) fn native(&self) -> bool {
         self.codes.is_some_and(|codes| codes.native)
     }
 
-    fn is_grouped(&self) -> bool {
+    pub(crate) fn is_grouped(&self) -> bool {
         self.codes.is_some_and(|codes| codes.group > 0)
     }
 

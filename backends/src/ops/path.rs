@@ -2,7 +2,6 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-#[cfg(feature = "cube")]
 use burn::tensor::Device;
 
 /// A way to compute an op on a device.
@@ -24,7 +23,11 @@ pub fn use_reference_only(asked: bool) {
 
 /// Whether ops take kernels on a device: on all that CubeCL runs on, unless references were asked
 /// for.
-#[cfg(feature = "cube")]
-pub(crate) fn takes_kernels(device: &Device) -> bool {
-    crate::cube::computes_on(device) && !REFERENCE_ONLY.load(Ordering::Relaxed)
+#[must_use]
+pub fn takes_kernels(device: &Device) -> bool {
+    #[cfg(feature = "cube")]
+    let has_kernels = crate::cube::computes_on(device);
+    #[cfg(not(feature = "cube"))]
+    let (has_kernels, _) = (false, device);
+    has_kernels && !REFERENCE_ONLY.load(Ordering::Relaxed)
 }

@@ -29,18 +29,7 @@ pub(super) fn linear(
         return many(x, weight, bias, dtype);
     }
     let (x, x_scales) = match weight {
-        Weight::Fp8(matrix) => match matrix.activations() {
-            Activations::Float => (x, None),
-            Activations::PerToken => {
-                let dtype = x.dtype();
-                let quantised = quantise_fp8(x, None);
-                (quantised.values.cast(dtype), Some(quantised.scales))
-            }
-            Activations::PerGroup(group) => {
-                let dtype = x.dtype();
-                (quantise_fp8(x, Some(group)).dequantised().cast(dtype), None)
-            }
-        },
+        Weight::Fp8(matrix) => quantised(x, matrix.activations()),
         Weight::Dense(_) => (x, None),
     };
     let x = cube::floats(padded(x, weight));
@@ -48,6 +37,21 @@ pub(super) fn linear(
     let bias = bias.map(|bias| cube::floats(bias.cast(dtype)));
     let weight = MatrixBuffers::new(weight, Abilities::of(&x.client));
     cube::tensor(few(&x, x_scales.as_ref(), &weight, bias.as_ref(), dtype))
+}
+
+/// What FP8 weights are multiplied with, and what each token's products have to be multiplied with.
+fn quantised(x: Tensor<2>, activations: Activations) -> (Tensor<2>, Option<Tensor<2>>) {
+    let ([_, width], dtype) = (x.dims(), x.dtype());
+    match activations {
+        Activations::Float => (x, None),
+        Activations::PerToken => {
+            let (values, scales) = quantise_fp8::launch::launch(&cube::floats(x), width, dtype);
+            (cube::tensor(values), Some(cube::tensor(scales)))
+        }
+        Activations::PerGroup(group) => {
+            (quantise_fp8::quantise_fp8(x, Some(group)).dequantised().cast(dtype), None)
+        }
+    }
 }
 
 /// Activations with zeros for the codes past the width of an FP8 weight.
@@ -67,23 +71,24 @@ fn many(x: Tensor<2>, weight: &Weight, bias: Option<Tensor<1>>, dtype: DType) ->
     let wanted = x.dtype();
     let y = match weight {
         Weight::Dense(weight) => product(x, weight.clone().cast(wanted).transpose()),
-        Weight::Fp8(matrix) => match (matrix.activations(), matrix.has_row_scales()) {
-            (Activations::PerToken, true) => {
-                let quantised = quantise_fp8(x, None);
-                let codes = cube::tensor::<2>(expand(matrix, wanted, false));
-                let y = product(quantised.values.cast(wanted), codes.transpose());
-                y.cast(DType::F32) * quantised.scales * matrix.scales().clone().transpose()
+        Weight::Fp8(matrix) => {
+            let (x, x_scales) = quantised(x, matrix.activations());
+            match x_scales {
+                Some(x_scales) if matrix.has_row_scales() => {
+                    let codes = cube::tensor::<2>(expand(matrix, wanted, false));
+                    let y = product(x, codes.transpose()).cast(DType::F32);
+                    y * x_scales * matrix.scales().clone().transpose()
+                }
+                x_scales => {
+                    let weight = cube::tensor::<2>(expand(matrix, wanted, true));
+                    let y = product(x, weight.transpose());
+                    match x_scales {
+                        Some(scales) => y.cast(DType::F32) * scales,
+                        None => y,
+                    }
+                }
             }
-            (activations, _) => {
-                let x = match activations {
-                    Activations::Float => x,
-                    Activations::PerToken => quantise_fp8(x, None).dequantised(),
-                    Activations::PerGroup(group) => quantise_fp8(x, Some(group)).dequantised(),
-                };
-                let weight = cube::tensor::<2>(expand(matrix, wanted, true));
-                product(x.cast(wanted), weight.transpose())
-            }
-        },
+        }
     };
     reference::add(y.cast(dtype), bias.map(|bias| bias.cast(dtype)))
 }
