@@ -166,12 +166,14 @@ pub(super) struct PagedCase {
 }
 
 impl PagedCase {
-    /// One `[cached, queries]` for each sequence: tokens before the step and in it.
+    /// Without padding.
+    #[cfg(all(test, feature = "cpu"))]
     pub(super) fn new(sequences: &[[usize; 2]], page_size: usize, device: &Device) -> Self {
         Self::padded(sequences, 0, page_size, device)
     }
 
-    /// With `padding` more tokens that belong to no sequence.
+    /// One `[cached, queries]` for each sequence: tokens before the step and in it; and `padding`
+    /// more tokens that belong to none.
     pub(super) fn padded(
         sequences: &[[usize; 2]],
         padding: usize,
