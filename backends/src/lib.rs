@@ -16,6 +16,8 @@ pub mod device;
 pub mod fp8;
 pub mod graph;
 pub mod kv;
+#[cfg(all(test, feature = "cuda", feature = "rocm", feature = "vulkan"))]
+mod offline;
 pub mod ops;
 pub mod ranks;
 pub mod weight;

@@ -1,0 +1,84 @@
+//! Proof of kernels without a GPU: the ops launch theirs on devices that are not there, and what
+//! was launched is compiled for each of them.
+//!
+//! - [`server`]: a server of CubeCL that keeps launches and runs none
+//! - [`targets`]: what the devices can do, as CubeCL would find out
+//! - [`compile`]: from a launch to the text or the words that a driver would get
+//! - [`nvrtc`]: from CUDA C++ to machine code, its registers and spills
+//! - [`rows`]: the ops, on the shapes of the models
+
+mod compile;
+mod nvrtc;
+mod rows;
+mod server;
+mod targets;
+mod tests;
+
+use std::sync::atomic::{AtomicU16, Ordering};
+
+use burn::tensor::{DType, Int, Shape, Tensor};
+use burn_cubecl::CubeDevice;
+use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
+use burn_cubecl::tensor::CubeTensor;
+use cubecl::client::Client;
+use cubecl::device::CudaDevice;
+use cubecl_core::device::DeviceId;
+
+use crate::cube;
+use server::{Launch, Launches, OfflineServer};
+use targets::Target;
+
+/// A device that is not there.
+pub(crate) struct Offline {
+    target: Target,
+    client: Client,
+    launches: Launches,
+}
+
+impl Offline {
+    fn new(target: Target) -> Self {
+        // Each server is registered once; the type keeps them apart from devices that are there.
+        static OPENED: AtomicU16 = AtomicU16::new(0);
+        let device = DeviceId::new(u16::MAX, OPENED.fetch_add(1, Ordering::Relaxed));
+        let launches = Launches::default();
+        let server = OfflineServer::new(device, &target, launches.clone());
+        let client = Client::init(device, server);
+        Offline { target, client, launches }
+    }
+
+    /// A buffer without memory.
+    pub(crate) fn buffer<const D: usize>(&self, shape: [usize; D], dtype: DType) -> CubeTensor {
+        // Burn wants the name of a device of its own; nothing looks it up.
+        let device = CubeDevice::Cuda(CudaDevice::new(usize::from(u16::MAX)));
+        empty_device_contiguous_dtype(self.client.clone(), device, Shape::from(shape), dtype)
+    }
+
+    /// A tensor of floats.
+    pub(crate) fn floats<const D: usize>(&self, shape: [usize; D], dtype: DType) -> Tensor<D> {
+        cube::tensor(self.buffer(shape, dtype))
+    }
+
+    /// A tensor of integers of 32 bits.
+    pub(crate) fn ints<const D: usize>(&self, shape: [usize; D]) -> Tensor<D, Int> {
+        cube::int_tensor(self.buffer(shape, DType::I32))
+    }
+
+    /// Whether buffers may hold a dtype.
+    pub(crate) fn holds(&self, dtype: DType) -> bool {
+        self.client.properties().supports_type(cube::elem(dtype))
+    }
+
+    /// Our kernels that were launched since this was last asked.
+    fn take(&self) -> Vec<Launch> {
+        let flushed = self.client.flush();
+        flushed.expect("a server that does nothing");
+        let launches = std::mem::take(&mut *self.launches.lock().expect("launches"));
+        let ours = module_path!().split("::").next().expect("a crate");
+        let mut launches: Vec<_> = launches
+            .into_values()
+            .filter(|launch| launch.kernel.name().starts_with(ours))
+            .collect();
+        launches.sort_by_key(|launch| launch.id.to_string());
+        launches
+    }
+}

@@ -1,0 +1,347 @@
+//! The devices kernels are compiled for, described as CubeCL's runtimes describe them.
+
+use cubecl::WgpuCompilationOptions;
+use cubecl::cuda::CudaRuntime;
+use cubecl::hip::{HipCompilationOptions, HipRuntime};
+use cubecl::ir::amd::GfxArch;
+use cubecl::ir::features::{AtomicUsage, EnumSet, Plane, Tma, TypeUsage};
+use cubecl::ir::{
+    AddressType, DeviceIdentity, DeviceProperties, ElemType, FloatKind, HardwareProperties,
+    IntKind, MemoryDeviceProperties, OpaqueType, TargetProperties, Type, UIntKind,
+};
+use cubecl::profile::TimingMethod;
+use cubecl_cpp::cuda::arch::CudaArchitecture;
+use cubecl_cpp::cuda::mma::CudaCmmaCompiler;
+use cubecl_cpp::hip::mma::HipCmmaCompiler;
+use cubecl_cpp::shared::{
+    CompilationOptions, CppSupportedFeatures, register_mma_features, register_scaled_mma_features,
+    register_wmma_features,
+};
+use cubecl_cpp::{cuda, hip, register_supported_types};
+use cubecl_server::allocator::{ContiguousMemoryLayoutPolicy, PitchedMemoryLayoutPolicy};
+use cubecl_server::runtime::Runtime;
+
+use super::server::Layout;
+
+/// A device kernels are compiled for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Target {
+    /// NVIDIA, by compute capability.
+    Cuda(u32),
+    /// AMD, by the name of its architecture.
+    Hip(&'static str),
+    /// What WebGPU guarantees, which is what the backend `gl` is taken for.
+    Wgsl,
+    /// The backend `vulkan`.
+    SpirV(Vulkan),
+}
+
+/// What a Vulkan driver has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Vulkan {
+    /// Planes, f16 and small integers.
+    Most,
+    /// What CubeCL asks for and no more.
+    Least,
+}
+
+/// The targets of the tests: H100, Ada, MI300X, RDNA3, WebGPU and Vulkan.
+pub(super) const TARGETS: [Target; 7] = [
+    Target::Cuda(90),
+    Target::Cuda(89),
+    Target::Hip("gfx942"),
+    Target::Hip("gfx1100"),
+    Target::Wgsl,
+    Target::SpirV(Vulkan::Most),
+    Target::SpirV(Vulkan::Least),
+];
+
+impl Target {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Target::Cuda(90) => "sm_90",
+            Target::Cuda(89) => "sm_89",
+            Target::Cuda(_) => "sm",
+            Target::Hip(name) => name,
+            Target::Wgsl => "wgsl",
+            Target::SpirV(Vulkan::Most) => "spirv",
+            Target::SpirV(Vulkan::Least) => "spirv-least",
+        }
+    }
+
+    /// How the target multiplies matrices.
+    pub(super) fn mma(self) -> TargetProperties {
+        match self {
+            Target::Cuda(_) => CudaRuntime::target_properties(),
+            Target::Hip(_) => HipRuntime::target_properties(),
+            Target::Wgsl | Target::SpirV(_) => TargetProperties::default(),
+        }
+    }
+
+    pub(super) fn layout(self, alignment: usize) -> Layout {
+        match self {
+            Target::Cuda(_) | Target::Hip(_) => {
+                Layout::Pitched(PitchedMemoryLayoutPolicy::new(alignment))
+            }
+            _ => Layout::Contiguous(ContiguousMemoryLayoutPolicy::new(alignment)),
+        }
+    }
+
+    pub(super) fn properties(self) -> DeviceProperties {
+        match self {
+            Target::Cuda(version) => cuda_properties(&architecture(version)),
+            Target::Hip(name) => hip_properties(&GfxArch::parse(name)),
+            Target::Wgsl => wgsl_properties(),
+            Target::SpirV(driver) => vulkan_properties(driver),
+        }
+    }
+}
+
+fn architecture(version: u32) -> CudaArchitecture {
+    CudaArchitecture { version, tensor_cores: CudaArchitecture::has_tensor_cores(version, "") }
+}
+
+/// How cubecl-cuda asks for C++.
+pub(super) fn cuda_options(version: u32) -> CompilationOptions {
+    CompilationOptions {
+        warp_size: 32,
+        supports_features: CppSupportedFeatures {
+            grid_constants: true,
+            clusters: version >= 90,
+            fast_math: true,
+            fast_tanh: true,
+            elect_sync: version >= 90,
+            dp4a: true,
+        },
+        amd_wmma: None,
+    }
+}
+
+/// How cubecl-hip asks for C++ and for LLVM.
+pub(super) fn hip_options(name: &str) -> HipCompilationOptions {
+    let gfx = GfxArch::parse(name);
+    let plane = gfx.plane_dim().expect("an architecture that CubeCL knows");
+    HipCompilationOptions {
+        cpp: CompilationOptions {
+            warp_size: plane as usize,
+            supports_features: CppSupportedFeatures { fast_math: true, ..Default::default() },
+            amd_wmma: gfx.wmma(),
+        },
+        arch: Some(gfx),
+    }
+}
+
+/// How cubecl-wgpu asks for SPIR-V.
+pub(super) fn vulkan_options(driver: Vulkan) -> WgpuCompilationOptions {
+    let most = driver == Vulkan::Most;
+    let mut options = WgpuCompilationOptions {
+        supports_u64: true,
+        supports_vulkan_compiler: true,
+        ..Default::default()
+    };
+    options.vulkan.max_spirv_version = if most { (1, 6) } else { (1, 5) };
+    options.vulkan.max_vector_size = 4;
+    options.vulkan.push_constant_size = if most { 256 } else { 128 };
+    options.vulkan.supports_uniform_standard_layout = most;
+    options.vulkan.supports_explicit_smem = most;
+    options.vulkan.supports_dp4a = most;
+    options
+}
+
+fn float(kind: FloatKind) -> ElemType {
+    ElemType::Float(kind)
+}
+
+fn hardware() -> HardwareProperties {
+    HardwareProperties {
+        load_width: 128,
+        vector_register_count: None,
+        plane_size_min: 32,
+        plane_size_max: 32,
+        max_bindings: 1024,
+        max_shared_memory_size: 64 << 10,
+        max_cube_count: (i32::MAX as u32, 65_535, 65_535),
+        max_units_per_cube: 1024,
+        max_cube_dim: (1024, 1024, 64),
+        num_streaming_multiprocessors: None,
+        num_cpu_cores: None,
+        last_level_cache_size: None,
+        num_tensor_cores: None,
+        min_tensor_cores_dim: None,
+        max_vector_size: usize::MAX,
+        cube_mma_reserved_shared_memory: 0,
+    }
+}
+
+fn described(
+    name: &str,
+    memory: u64,
+    alignment: u64,
+    hardware: HardwareProperties,
+) -> DeviceProperties {
+    DeviceProperties::new(
+        Default::default(),
+        MemoryDeviceProperties::new(memory / 4, alignment).with_max_memory(memory),
+        hardware,
+        TimingMethod::Device,
+        DeviceIdentity { name: name.into(), fingerprint: name.into(), physical: None },
+    )
+}
+
+/// What cubecl-cuda registers from compute capability 8.9 on, short of Blackwell.
+fn cuda_properties(arch: &CudaArchitecture) -> DeviceProperties {
+    let hopper = arch.version >= 90;
+    let hardware = HardwareProperties {
+        max_shared_memory_size: if hopper { 227 << 10 } else { 99 << 10 },
+        num_streaming_multiprocessors: Some(if hopper { 132 } else { 142 }),
+        num_tensor_cores: Some(4),
+        min_tensor_cores_dim: Some(8),
+        ..hardware()
+    };
+    let memory = if hopper { 80 << 30 } else { 48 << 30 };
+    let mut device = described("cuda", memory, 512, hardware);
+    register_supported_types(&mut device);
+    let adds = AtomicUsage::Add | AtomicUsage::LoadStore | AtomicUsage::Exchange;
+    device.register_atomic_type_usage(Type::atomic(float(FloatKind::F64)), adds);
+    device.register_atomic_type_usage(Type::atomic(float(FloatKind::F16)), AtomicUsage::Add);
+    let pair = Type::new(float(FloatKind::F16)).with_vector_size(2);
+    device.register_atomic_type_usage(Type::atomic(pair), adds);
+    device.register_opaque_type(OpaqueType::Barrier);
+    device.register_type_usage(float(FloatKind::TF32), TypeUsage::Conversion);
+
+    let features = &mut device.features;
+    features.plane.insert(Plane::Sync);
+    features.plane.insert(Plane::Ops);
+    features.plane.insert(Plane::NonUniformControlFlow);
+    features.copy_async = true;
+    features.memory_reinterpret = true;
+    features.alignment = true;
+    features.device_memory_scope = true;
+    for kind in [FloatKind::F16, FloatKind::BF16] {
+        features.matmul.ldmatrix.insert(float(kind));
+        if hopper {
+            features.matmul.stmatrix.insert(float(kind));
+        }
+    }
+    if hopper {
+        features.tma.insert(Tma::Base);
+        features.cube_cluster = true;
+        device.register_opaque_type(OpaqueType::TensorMap);
+        for (kind, sizes) in [
+            (FloatKind::F16, &[2, 4, 8][..]),
+            (FloatKind::BF16, &[2, 4, 8]),
+            (FloatKind::F32, &[2, 4]),
+        ] {
+            for size in sizes {
+                let vector = Type::new(float(kind)).with_vector_size(*size);
+                device.register_atomic_type_usage(Type::atomic(vector), adds);
+            }
+        }
+    }
+    register_wmma_features(CudaCmmaCompiler::Cpp.supported_cmma_combinations(arch), &mut device);
+    register_mma_features(cuda::supported_mma_combinations(arch), &mut device);
+    register_scaled_mma_features(cuda::supported_scaled_mma_combinations(arch), &mut device);
+    device
+}
+
+/// What cubecl-hip registers.
+fn hip_properties(gfx: &GfxArch) -> DeviceProperties {
+    let arch = gfx.family();
+    let plane = gfx.plane_dim().expect("an architecture that CubeCL knows");
+    let wmma = HipCmmaCompiler::RocWmma.supported_cmma_combinations(&arch);
+    let hardware = HardwareProperties {
+        plane_size_min: plane,
+        plane_size_max: plane,
+        max_cube_dim: (1024, 1024, 1024),
+        num_streaming_multiprocessors: Some(if plane == 64 { 304 } else { 48 }),
+        min_tensor_cores_dim: (!wmma.is_empty()).then_some(16),
+        ..hardware()
+    };
+    let memory = if plane == 64 { 192 << 30 } else { 24 << 30 };
+    let mut device = described("hip", memory, 256, hardware);
+    register_supported_types(&mut device);
+    device.features.memory_reinterpret = true;
+    device.features.alignment = true;
+    device.features.device_memory_scope = true;
+    device.features.plane.insert(Plane::Ops);
+    device.features.plane.insert(Plane::NonUniformControlFlow);
+    register_wmma_features(wmma, &mut device);
+    register_mma_features(hip::supported_mma_combinations(&arch), &mut device);
+    register_scaled_mma_features(hip::supported_scaled_mma_combinations(&arch), &mut device);
+    device
+}
+
+/// Types of 32 bits, atomic integers.
+fn register_words(device: &mut DeviceProperties, atomic: impl Into<EnumSet<AtomicUsage>>) {
+    device.register_address_type(AddressType::U32);
+    let integers = [ElemType::Int(IntKind::I32), ElemType::UInt(UIntKind::U32)];
+    for elem in [ElemType::Index, ElemType::Bool, float(FloatKind::F32)].iter().chain(&integers) {
+        device.register_type_usage(*elem, TypeUsage::all());
+    }
+    let atomic = atomic.into();
+    for elem in integers {
+        device.register_atomic_type_usage(Type::atomic(elem), atomic);
+    }
+}
+
+/// What cubecl-wgpu registers without extensions, within the limits every WebGPU has.
+fn wgsl_properties() -> DeviceProperties {
+    let hardware = HardwareProperties {
+        plane_size_min: 4,
+        plane_size_max: 128,
+        // Of the eight that there are, CubeCL leaves one to wgpu.
+        max_bindings: 7,
+        max_shared_memory_size: 16 << 10,
+        max_cube_count: (65_535, 65_535, 65_535),
+        max_units_per_cube: 256,
+        max_cube_dim: (256, 256, 64),
+        max_vector_size: 4,
+        ..hardware()
+    };
+    let mut device = described("wgsl", 4 << 30, 256, hardware);
+    register_words(&mut device, AtomicUsage::LoadStore | AtomicUsage::Exchange | AtomicUsage::Add);
+    device.register_type_usage(float(FloatKind::Flex32), TypeUsage::all());
+    for kind in [FloatKind::E4M3, FloatKind::E5M2, FloatKind::UE8M0] {
+        device.register_type_usage(float(kind), TypeUsage::Conversion);
+    }
+    device
+}
+
+/// What cubecl-wgpu registers by the features of a Vulkan driver.
+fn vulkan_properties(driver: Vulkan) -> DeviceProperties {
+    let most = driver == Vulkan::Most;
+    let hardware = HardwareProperties {
+        plane_size_min: if most { 32 } else { 4 },
+        plane_size_max: if most { 32 } else { 128 },
+        max_shared_memory_size: if most { 48 << 10 } else { 16 << 10 },
+        max_cube_count: (65_535, 65_535, 65_535),
+        max_units_per_cube: if most { 1024 } else { 128 },
+        max_cube_dim: if most { (1024, 1024, 64) } else { (128, 128, 64) },
+        max_vector_size: 4,
+        ..hardware()
+    };
+    let mut device = described("vulkan", 8 << 30, 256, hardware);
+    register_words(&mut device, AtomicUsage::all());
+    device.features.plane.insert(Plane::Sync);
+    device.features.plane.insert(Plane::NonUniformControlFlow);
+    device.features.device_memory_scope = true;
+    for elem in [ElemType::Int(IntKind::I64), ElemType::UInt(UIntKind::U64)] {
+        device.register_type_usage(elem, TypeUsage::all());
+    }
+    if most {
+        device.features.plane.insert(Plane::Ops);
+        for elem in [
+            ElemType::Int(IntKind::I8),
+            ElemType::Int(IntKind::I16),
+            ElemType::UInt(UIntKind::U8),
+            ElemType::UInt(UIntKind::U16),
+            float(FloatKind::F16),
+        ] {
+            device.register_type_usage(elem, TypeUsage::all());
+        }
+        for kind in [FloatKind::E4M3, FloatKind::E5M2, FloatKind::UE8M0] {
+            device.register_type_usage(float(kind), TypeUsage::Conversion | TypeUsage::Buffer);
+        }
+    }
+    device
+}
