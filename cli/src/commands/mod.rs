@@ -1,8 +1,9 @@
-//! One file per command; `logits` is the part of `inspect` that runs the model.
+//! One file per command; `logits` and `golden` are the parts of `inspect` that run the model.
 
 mod bench;
 mod chat;
 mod devices;
+mod golden;
 mod inspect;
 mod logits;
 mod plan;
