@@ -140,6 +140,10 @@ pub(crate) struct SweepArgs {
     /// Tokens of each prompt
     #[arg(long, value_name = "TOKENS", default_value_t = 64, value_parser = at_least_one)]
     pub(crate) prompt_tokens: usize,
+    /// Tokens of each stream that are in the cache before its prompts, rounded down to whole
+    /// pages of 64
+    #[arg(long, value_name = "TOKENS", default_value_t = 0)]
+    pub(crate) depth: usize,
     /// Tokens of each answer
     #[arg(long, value_name = "TOKENS", default_value_t = 64, value_parser = at_least_two)]
     pub(crate) output_tokens: usize,
