@@ -9,6 +9,7 @@ use glm_backends::device::Selection;
 use glm_runtime::{DtypeChoice, Fp8Choice, QuantChoice};
 
 mod bench;
+mod doctor;
 mod inspect;
 mod plan;
 mod tuning;
@@ -17,6 +18,7 @@ pub(crate) use bench::{
     Bench, BenchArgs, BenchModelArgs, BenchOutputArgs, EndpointChoice, LatencyArgs, ServeArgs,
     SweepArgs, ThroughputArgs,
 };
+pub(crate) use doctor::DoctorArgs;
 pub(crate) use inspect::InspectArgs;
 pub(crate) use plan::{KvDtype, PlanArgs};
 pub(crate) use tuning::TuningArgs;
@@ -28,6 +30,7 @@ Examples:
   glm run zai-org/GLM-4.5-Air \"Hello\"  a model from the hub
   glm run ./my-model < question.txt     a local folder, prompt from a file
   glm devices                           what this machine can run on
+  glm doctor                            does it work, and what is missing
   glm inspect ./my-model                size and shape of a model
   glm plan zai-org/GLM-4.7 --gpu 8xH200 does it fit, how fast can it be
   glm bench latency ./my-model          how fast is it here";
@@ -66,6 +69,8 @@ pub(crate) enum Command {
     Bench(BenchArgs),
     /// List the devices that each backend sees
     Devices(DevicesArgs),
+    /// Try the devices of this machine, and say what to install where something is missing
+    Doctor(DoctorArgs),
 }
 
 #[derive(Debug, ClapArgs)]

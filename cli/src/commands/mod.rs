@@ -3,6 +3,7 @@
 mod bench;
 mod chat;
 mod devices;
+mod doctor;
 mod golden;
 mod inspect;
 mod logits;
@@ -30,5 +31,6 @@ pub(crate) fn dispatch(command: &Command) -> Result<Outcome> {
         Command::Plan(args) => plan::plan(args),
         Command::Bench(args) => bench::bench(args),
         Command::Devices(args) => devices::devices(args),
+        Command::Doctor(args) => doctor::doctor(args),
     }
 }
