@@ -126,9 +126,29 @@ impl Fp8Matrix {
         }
     }
 
+    /// Four codes a word: `[rows, ⌈width / 4⌉]`, i32.
+    pub(crate) fn words(&self) -> &Tensor<2, Int> {
+        &self.words
+    }
+
+    /// `[rows, ⌈width / group⌉]`, f32
+    pub(crate) fn scales(&self) -> &Tensor<2> {
+        &self.scales
+    }
+
+    /// Columns that share a scale.
+    pub(crate) fn group(&self) -> usize {
+        self.group
+    }
+
+    /// Whether each row has a single scale.
+    pub(crate) fn has_row_scales(&self) -> bool {
+        self.group >= self.width
+    }
+
     /// The one scale of each row, `[rows, 1]`; `None` where a row has several.
     pub fn row_scales(&self) -> Option<Tensor<2>> {
-        (self.group >= self.width).then(|| self.scales.clone())
+        self.has_row_scales().then(|| self.scales.clone())
     }
 
     /// The codes' values without their scales, `[rows, width]`, f32.

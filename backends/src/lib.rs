@@ -9,6 +9,8 @@
 //! - [`ops`]: the operations of the graph, each with its reference and its cases
 //! - [`ranks`]: where a model is divided over devices
 
+#[cfg(feature = "cube")]
+mod cube;
 pub mod device;
 pub mod fp8;
 pub mod kv;

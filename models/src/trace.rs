@@ -99,17 +99,25 @@ impl LayerTrace<'_> {
         }
     }
 
-    /// Records the chosen experts in ascending order, and their weights in the same order.
-    pub fn routed(&mut self, routed: &Routed) {
+    /// [`Self::floats`] of what `values` gives, which is asked only if something is recorded.
+    pub fn floats_of<const D: usize>(&mut self, name: &str, values: impl FnOnce() -> Tensor<D>) {
+        if self.trace.records.is_some() {
+            self.floats(name, &values());
+        }
+    }
+
+    /// Records the chosen ones among the first `choices` of each token's experts in ascending order
+    pub fn routed(&mut self, routed: &Routed, choices: usize) {
         if self.trace.records.is_none() {
             return;
         }
-        let [_, choices] = routed.experts.dims();
+        let [_, taken] = routed.experts.dims();
         let rows = self.trace.live_rows;
         let ids = routed.experts.to_data().try_to_vec_as::<i64>().expect("expert ids");
         let weights = routed.weights.to_data().try_to_vec_as::<f32>().expect("expert weights");
-        let mut pairs: Vec<(i64, f32)> =
-            ids.into_iter().zip(weights).take(rows * choices).collect();
+        let pairs: Vec<(i64, f32)> = ids.into_iter().zip(weights).collect();
+        let chosen = pairs.chunks(taken).take(rows).flat_map(|row| &row[..choices]);
+        let mut pairs: Vec<(i64, f32)> = chosen.copied().collect();
         for row in pairs.chunks_mut(choices) {
             row.sort_by_key(|(id, _)| *id);
         }

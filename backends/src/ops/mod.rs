@@ -13,6 +13,7 @@ mod moe_experts;
 mod moe_route;
 mod paged_attention;
 mod pages;
+mod path;
 mod product;
 mod quantise_fp8;
 mod rms_norm;
@@ -22,18 +23,19 @@ mod swiglu;
 
 pub use embedding::embedding;
 pub use kv_write::kv_write;
-pub use linear::linear;
+pub use linear::{linear, wide_linear};
 pub use mla_attention::{MlaForm, MlaQueries, mla_attention};
 pub use moe_experts::{ExpertGroup, ExpertWeights, moe_experts};
 pub use moe_route::{Routed, Routing, moe_route};
 pub use paged_attention::paged_attention;
+pub use path::{Path, takes_kernels, use_reference_only};
 pub use quantise_fp8::{Fp8Activations, quantise_fp8};
-pub use rms_norm::rms_norm;
+pub use rms_norm::{add_rms_norm, rms_norm};
 pub use rope::{RopeOrder, RotaryTable, Rotation, rope};
 pub use sample::{
     Draw, Logprobs, NEVER, Penalties, allow, argmax, logprobs, penalise, sample, verify,
 };
-pub use swiglu::swiglu;
+pub use swiglu::{swiglu, swiglu_joint};
 
 /// Every op, in alphabetical order.
 pub const KERNELS: &[&case::Kernel] = &[

@@ -1,11 +1,11 @@
-use burn::tensor::Tensor;
+use burn::tensor::{Tensor, s};
 use glm_backends::kv::KvLayer;
 use glm_backends::ops::{self, Rotation};
 use glm_backends::ranks::Rank;
 
 use super::Config;
 use crate::forward::ForwardBatch;
-use crate::nn::{Linear, RmsNorm};
+use crate::nn::{JointLinear, Linear, RmsNorm};
 use crate::weights::{LoadError, Split, Weights};
 
 /// Grouped-query attention with optional norms of queries and keys and partial rotation.
@@ -13,9 +13,8 @@ use crate::weights::{LoadError, Split, Weights};
 /// With several ranks each holds some of the heads, and the result is a partial sum.
 #[derive(Debug)]
 pub(super) struct Attention {
-    query: Linear,
-    key: Linear,
-    value: Linear,
+    /// Queries, keys and values.
+    project: JointLinear,
     output: Linear,
     norms: Option<QkNorms>,
     head_dim: usize,
@@ -34,18 +33,10 @@ impl Attention {
         let hidden = config.hidden_size;
         let queries = config.num_attention_heads * config.head_dim;
         let keys = config.num_key_value_heads * config.head_dim;
-        let project = |name: &str, out| {
-            if config.attention_bias {
-                Linear::load_with_bias(&w.at(name), [out, hidden], Split::Column)
-            } else {
-                Linear::load(&w.at(name), [out, hidden], Split::Column)
-            }
-        };
+        let parts = [("q_proj", queries), ("k_proj", keys), ("v_proj", keys)];
         let norm = |name: &str| RmsNorm::load(&w.at(name), config.head_dim, config.rms_norm_eps);
         Ok(Self {
-            query: project("q_proj", queries)?,
-            key: project("k_proj", keys)?,
-            value: project("v_proj", keys)?,
+            project: JointLinear::load(w, &parts, hidden, Split::Column, config.attention_bias)?,
             output: Linear::load(&w.at("o_proj"), [hidden, queries], Split::Row)?,
             norms: match config.use_qk_norm {
                 true => Some(QkNorms { query: norm("q_norm")?, key: norm("k_norm")? }),
@@ -64,9 +55,12 @@ impl Attention {
         batch: &ForwardBatch,
         kv: &mut KvLayer,
     ) -> Tensor<2> {
-        let mut q = self.heads(self.query.forward(x.clone()));
-        let mut k = self.heads(self.key.forward(x.clone()));
-        let v = self.value.forward(x);
+        let joint = self.project.forward(x);
+        let keys = kv.keys().width();
+        let queries = joint.dims()[1] - 2 * keys;
+        let mut q = self.heads(joint.clone().slice(s![.., 0..queries]));
+        let mut k = self.heads(joint.clone().slice(s![.., queries..queries + keys]));
+        let v = joint.slice(s![.., queries + keys..]);
         if let Some(norms) = &self.norms {
             q = norms.query.forward(q);
             k = norms.key.forward(k);

@@ -1,4 +1,3 @@
-use burn::tensor::Tensor;
 use glm_backends::kv::KvLayer;
 use glm_backends::ops::Rotation;
 use glm_backends::ranks::{Rank, sum_over_ranks};
@@ -6,7 +5,7 @@ use glm_backends::ranks::{Rank, sum_over_ranks};
 use super::Config;
 use super::attention::Attention;
 use crate::forward::ForwardBatch;
-use crate::nn::{FeedForward, RmsNorm};
+use crate::nn::{FeedForward, Residual, RmsNorm};
 use crate::trace::LayerTrace;
 use crate::weights::{LoadError, Weights};
 
@@ -32,24 +31,24 @@ impl DecoderLayer {
         })
     }
 
-    /// `x [tokens, hidden]` → `[tokens, hidden]`; stores the tokens' keys and values in `kv`.
+    /// Adds attention and feed-forward network to the stream; stores the tokens' keys and values in `kv`.
     pub(super) fn forward(
         &self,
-        x: Tensor<2>,
+        stream: &mut Residual,
         rotation: &Rotation,
         batch: &ForwardBatch,
         kv: &mut KvLayer,
         trace: &mut LayerTrace<'_>,
-    ) -> Tensor<2> {
-        let normed = self.input_norm.forward(x.clone());
+    ) {
+        let normed = stream.norm(&self.input_norm);
         let attended = self.attention.forward(normed, rotation, batch, kv);
         let attended = sum_over_ranks(attended, self.rank);
         trace.floats("attn_out", &attended);
-        let h = x + attended;
+        stream.add(attended);
 
-        let normed = self.post_norm.forward(h.clone());
+        let normed = stream.norm(&self.post_norm);
         let fed = sum_over_ranks(self.mlp.forward(normed, batch.live.clone(), trace), self.rank);
         trace.floats("mlp_out", &fed);
-        h + fed
+        stream.add(fed);
     }
 }

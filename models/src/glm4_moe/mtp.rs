@@ -5,7 +5,7 @@ use glm_backends::ranks::Rank;
 use super::layer::DecoderLayer;
 use super::{Config, Glm4Moe};
 use crate::forward::ForwardBatch;
-use crate::nn::MtpHead;
+use crate::nn::{MtpHead, Residual};
 use crate::trace::Trace;
 use crate::weights::{LoadError, Loader};
 
@@ -53,9 +53,10 @@ impl Mtp {
     ) -> Tensor<2> {
         let joined = self.head.join(main.embed(batch.token_ids.clone()), hidden);
         let mut untraced = Trace::off();
-        let x =
-            self.layer.forward(joined, &main.rotation(batch), batch, kv, &mut untraced.layer(0));
-        self.head.norm(x)
+        let mut stream = Residual::new(joined);
+        let rotation = main.rotation(batch);
+        self.layer.forward(&mut stream, &rotation, batch, kv, &mut untraced.layer(0));
+        self.head.norm(&mut stream)
     }
 
     /// Shape of the layer's cache on `rank`.

@@ -1,11 +1,11 @@
-use burn::tensor::{DType, Device, Int, Tensor};
+use burn::tensor::{Device, Int, Tensor};
 use glm_backends::kv::{KvPool, KvSpec};
 use glm_backends::ops::{RopeOrder, RotaryTable, Rotation};
 
 use super::Config;
 use super::layer::DecoderLayer;
 use crate::forward::ForwardBatch;
-use crate::nn::{Embedding, Linear, RmsNorm};
+use crate::nn::{Embedding, Linear, Residual, RmsNorm};
 use crate::trace::Trace;
 use crate::weights::{LoadError, Loader};
 
@@ -46,21 +46,22 @@ impl Glm4MoeLite {
     /// Hidden states after the final norm, `[tokens, hidden]`; stores latents in `kv`.
     pub fn forward(&self, batch: &ForwardBatch, kv: &mut KvPool, trace: &mut Trace) -> Tensor<2> {
         let rotation = self.rotation(batch);
-        let mut x = self.embedding.forward(batch.token_ids.clone());
+        let x = self.embedding.forward(batch.token_ids.clone());
         trace.floats("hidden.embed", &x);
+        let mut stream = Residual::new(x);
         for (index, layer) in self.layers.iter().enumerate() {
             let mut trace = trace.layer(index);
-            x = layer.forward(x, &rotation, batch, kv.layer(index), &mut trace);
-            trace.floats("hidden", &x);
+            layer.forward(&mut stream, &rotation, batch, kv.layer(index), &mut trace);
+            trace.floats_of("hidden", || stream.total());
         }
-        let x = self.norm.forward(x);
+        let x = stream.norm(&self.norm);
         trace.floats("hidden.final_norm", &x);
         x
     }
 
     /// Logits of hidden states after the final norm: `[rows, hidden]` → `[rows, vocab_size]`, f32.
     pub fn logits(&self, hidden: Tensor<2>) -> Tensor<2> {
-        self.head.forward(hidden).cast(DType::F32)
+        self.head.wide(hidden)
     }
 
     /// Rows of the embedding table, which the multi-token-prediction layer shares.

@@ -37,6 +37,7 @@ impl FeedForward {
                 num_experts_per_tok: config.num_experts_per_tok,
                 norm_topk_prob: config.norm_topk_prob,
                 routed_scaling_factor: config.routed_scaling_factor as f32,
+                shared_experts: 0,
             },
         };
         Ok(Self::Experts(Box::new(Moe::load(w, &shape)?)))

@@ -1,4 +1,4 @@
-use burn::tensor::{DType, Int, Tensor};
+use burn::tensor::{Int, Tensor};
 use glm_backends::ops::{self, ExpertGroup, ExpertWeights, Routed, Routing};
 use glm_backends::weight::Weight;
 
@@ -24,16 +24,24 @@ pub(crate) struct MoeShape {
 pub(crate) struct Moe {
     router: Router,
     experts: ExpertWeights,
-    shared: Mlp,
+    /// Where the shared expert is not the last of `experts`.
+    shared: Option<Mlp>,
 }
 
 impl Moe {
     pub(crate) fn load(w: &Weights<'_>, shape: &MoeShape) -> Result<Self, LoadError> {
+        let stacks = Stacks::new(w, shape)?;
+        let mut router = Router::load(&w.at("gate"), shape)?;
+        let with_shared = stacks.with_shared;
+        router.routing.shared_experts = usize::from(with_shared);
         let shared_width = shape.moe_intermediate_size * shape.n_shared_experts;
         Ok(Self {
-            router: Router::load(&w.at("gate"), shape)?,
-            experts: load_experts(&w.at("experts"), shape)?,
-            shared: Mlp::load(&w.at("shared_experts"), shape.hidden_size, shared_width)?,
+            router,
+            experts: stacks.load(w)?,
+            shared: match with_shared {
+                true => None,
+                false => Some(Mlp::load(&w.at("shared_experts"), shape.hidden_size, shared_width)?),
+            },
         })
     }
 
@@ -45,7 +53,11 @@ impl Moe {
         trace: &mut LayerTrace<'_>,
     ) -> Tensor<2> {
         let routed = self.router.forward(x.clone(), live, trace);
-        ops::moe_experts(&x, &routed, &self.experts) + self.shared.forward(x)
+        let y = ops::moe_experts(&x, &routed, &self.experts);
+        match &self.shared {
+            Some(shared) => y + shared.forward(x),
+            None => y,
+        }
     }
 }
 
@@ -68,61 +80,96 @@ impl Router {
     }
 
     fn forward(&self, x: Tensor<2>, live: Tensor<1, Int>, trace: &mut LayerTrace<'_>) -> Routed {
-        let logits = ops::linear(x.cast(DType::F32), &self.weight, None);
+        let logits = ops::wide_linear(x, &self.weight);
         trace.floats("router_logits", &logits);
         let routed = ops::moe_route(logits, self.selection_bias.clone(), live, &self.routing);
-        trace.routed(&routed);
+        trace.routed(&routed, self.routing.num_experts_per_tok);
         routed
     }
 }
 
-/// Stacks the experts in buffers of a bounded size, one buffer on the host at a time. Reads both
-/// the hub's layout (one tensor per expert and projection) and the fused one that transformers 5
-/// keeps in memory (`gate_up_proj [experts, 2 * width, hidden]`, gate first).
-fn load_experts(w: &Weights<'_>, shape: &MoeShape) -> Result<ExpertWeights, LoadError> {
-    let [hidden, width] = [shape.hidden_size, shape.moe_intermediate_size];
-    let experts = shape.n_routed_experts;
-    let divided = w.rank().range(width);
-    let part = divided.ok_or_else(|| w.indivisible("0.gate_proj.weight", &[width, hidden]))?;
-    let fused = w.has("gate_up_proj");
+/// The experts of a layer as pieces of stacks. Reads both the hub's layout (one tensor per expert and
+/// projection) and the fused one that transformers 5 keeps in memory (`gate_up_proj [experts,
+/// 2 * width, hidden]`, gate first).
+struct Stacks {
+    /// Gate and up of each expert.
+    gate_up: Vec<[Piece; 2]>,
+    down: Vec<Piece>,
+    /// Whether the last expert is the shared one.
+    with_shared: bool,
+    bytes_per_expert: usize,
+}
 
-    // Rows of gate (0) or up (1), and of down, of one expert.
-    let gate_or_up = |id: usize, half: usize| match fused {
-        true => Piece {
-            name: "gate_up_proj".into(),
-            shape: vec![experts, 2 * width, hidden],
-            part: vec![id..id + 1, half * width + part.start..half * width + part.end, 0..hidden],
-        },
-        false => Piece {
-            name: format!("{id}.{}.weight", ["gate_proj", "up_proj"][half]),
+impl Stacks {
+    fn new(w: &Weights<'_>, shape: &MoeShape) -> Result<Self, LoadError> {
+        let [hidden, width] = [shape.hidden_size, shape.moe_intermediate_size];
+        let experts = shape.n_routed_experts;
+        let first = "experts.0.gate_proj.weight";
+        let divided = w.rank().range(width);
+        let part = divided.ok_or_else(|| w.indivisible(first, &[width, hidden]))?;
+        let fused = w.has("experts.gate_up_proj");
+
+        // Rows of gate (0) or up (1), and of down, of one expert.
+        let gate_or_up = |expert: &str, half: usize| Piece {
+            name: format!("{expert}.{}.weight", ["gate_proj", "up_proj"][half]),
             shape: vec![width, hidden],
             part: vec![part.clone(), 0..hidden],
-        },
-    };
-    let down = |id: usize| match fused {
-        true => Piece {
-            name: "down_proj".into(),
-            shape: vec![experts, hidden, width],
-            part: vec![id..id + 1, 0..hidden, part.clone()],
-        },
-        false => Piece {
-            name: format!("{id}.down_proj.weight"),
+        };
+        let fused_gate_or_up = |id: usize, half: usize| Piece {
+            name: "experts.gate_up_proj".into(),
+            shape: vec![experts, 2 * width, hidden],
+            part: vec![id..id + 1, half * width + part.start..half * width + part.end, 0..hidden],
+        };
+        let down_of = |expert: &str| Piece {
+            name: format!("{expert}.down_proj.weight"),
             shape: vec![hidden, width],
             part: vec![0..hidden, part.clone()],
-        },
-    };
-    let per_group = ExpertWeights::experts_per_group(experts, 2 * part.len() * hidden * 4);
-    let group = |first: usize| {
-        let ids = first..experts.min(first + per_group);
-        let gate_up: Vec<_> =
-            ids.clone().flat_map(|id| [gate_or_up(id, 0), gate_or_up(id, 1)]).collect();
-        let down: Vec<_> = ids.clone().map(down).collect();
-        Ok(ExpertGroup {
-            experts: ids.len(),
-            gate_up: w.stack(&gate_up, OnLoad::Quantise)?,
-            down: w.stack(&down, OnLoad::Quantise)?,
-        })
-    };
-    let groups = (0..experts).step_by(per_group).map(group).collect::<Result<_, _>>()?;
-    Ok(ExpertWeights::new(groups, per_group))
+        };
+        let fused_down = |id: usize| Piece {
+            name: "experts.down_proj".into(),
+            shape: vec![experts, hidden, width],
+            part: vec![id..id + 1, 0..hidden, part.clone()],
+        };
+        let pieces = |id: usize| match fused {
+            true => ([fused_gate_or_up(id, 0), fused_gate_or_up(id, 1)], fused_down(id)),
+            false => {
+                let expert = format!("experts.{id}");
+                ([gate_or_up(&expert, 0), gate_or_up(&expert, 1)], down_of(&expert))
+            }
+        };
+        let (mut gate_up, mut down): (Vec<_>, Vec<_>) = (0..experts).map(pieces).unzip();
+
+        // The shared expert is one more where kernels take it like the others.
+        let shared =
+            ([0, 1].map(|half| gate_or_up("shared_experts", half)), down_of("shared_experts"));
+        let mut with_shared = shape.n_shared_experts == 1 && ops::takes_kernels(w.device());
+        if with_shared {
+            let both = [gate_up[0][0].clone(), shared.0[0].clone(), shared.0[1].clone()];
+            with_shared = w.alike(&both, OnLoad::Quantise)?
+                && w.alike(&[down[0].clone(), shared.1.clone()], OnLoad::Quantise)?;
+        }
+        if with_shared {
+            gate_up.push(shared.0);
+            down.push(shared.1);
+        }
+        let bytes = w.bytes_per_element(&gate_up[0][0], OnLoad::Quantise)?;
+        let bytes_per_expert = 2 * part.len() * hidden * bytes;
+        Ok(Self { gate_up, down, with_shared, bytes_per_expert })
+    }
+
+    /// In buffers of a bounded size, one on the host at a time.
+    fn load(self, w: &Weights<'_>) -> Result<ExpertWeights, LoadError> {
+        let per_group =
+            ExpertWeights::experts_per_group(self.down.len(), self.bytes_per_expert, w.device());
+        let groups = self.gate_up.chunks(per_group).zip(self.down.chunks(per_group));
+        let group = |(gate_up, down): (&[[Piece; 2]], &[Piece])| {
+            Ok(ExpertGroup {
+                experts: down.len(),
+                gate_up: w.stack(gate_up.as_flattened(), OnLoad::Quantise)?,
+                down: w.stack(down, OnLoad::Quantise)?,
+            })
+        };
+        let groups = groups.map(group).collect::<Result<_, _>>()?;
+        Ok(ExpertWeights::new(groups, per_group))
+    }
 }

@@ -1,6 +1,6 @@
 use burn::tensor::Tensor;
 
-use super::{Linear, RmsNorm};
+use super::{Linear, Residual, RmsNorm};
 use crate::weights::{LoadError, Weights};
 
 /// What a multi-token-prediction layer has around its decoder layer
@@ -33,7 +33,7 @@ impl MtpHead {
 
     /// The norm before the draft logits; its output is also the hidden state that the next draft
     /// starts from.
-    pub(crate) fn norm(&self, x: Tensor<2>) -> Tensor<2> {
-        self.norm.forward(x)
+    pub(crate) fn norm(&self, stream: &mut Residual) -> Tensor<2> {
+        stream.norm(&self.norm)
     }
 }

@@ -15,6 +15,11 @@ impl RmsNorm {
         Ok(Self { weight: w.tensor("weight", [width])?, eps })
     }
 
+    /// `x + added` and its norm, all `[tokens, width]`.
+    pub(crate) fn forward_added(&self, x: Tensor<2>, added: Tensor<2>) -> (Tensor<2>, Tensor<2>) {
+        ops::add_rms_norm(x, added, self.weight.clone(), self.eps)
+    }
+
     /// Over the last axis, whatever the shape.
     pub(crate) fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         ops::rms_norm(x, self.weight.clone(), self.eps)

@@ -73,10 +73,27 @@ impl Weights<'_> {
         split: Split,
         on_load: OnLoad,
     ) -> Result<Weight, LoadError> {
+        self.stack(&[self.piece(name, shape, split)?], on_load)
+    }
+
+    /// This rank's part of a matrix `[out, in]`.
+    ///
+    /// # Errors
+    /// When the axis does not divide.
+    pub fn piece(&self, name: &str, shape: [usize; 2], split: Split) -> Result<Piece, LoadError> {
         let part = split.part(shape, self.rank());
         let part = part.ok_or_else(|| self.indivisible(name, &shape))?;
-        let piece = Piece { name: name.to_owned(), shape: shape.to_vec(), part: part.to_vec() };
-        self.stack(&[piece], on_load)
+        Ok(Piece { name: name.to_owned(), shape: shape.to_vec(), part: part.to_vec() })
+    }
+
+    /// Whether pieces are kept in the same format, so that they make a stack.
+    ///
+    /// # Errors
+    /// As [`Weights::stack`], but for different formats.
+    pub fn alike(&self, pieces: &[Piece], on_load: OnLoad) -> Result<bool, LoadError> {
+        let kept = pieces.iter().map(|piece| self.kept(piece, on_load));
+        let kept = kept.collect::<Result<Vec<_>, _>>()?;
+        Ok(kept.windows(2).all(|pair| pair[0] == pair[1]))
     }
 
     /// The rows of several tensors, one below the other, in one matrix.
@@ -131,6 +148,17 @@ impl Weights<'_> {
                 Ok(buffer.upload(format.activations(), device).into())
             }
         }
+    }
+
+    /// Bytes that an element of a piece takes on the device, its scales aside.
+    ///
+    /// # Errors
+    /// As [`Weights::alike`].
+    pub fn bytes_per_element(&self, piece: &Piece, on_load: OnLoad) -> Result<usize, LoadError> {
+        Ok(match self.kept(piece, on_load)? {
+            Kept::Dense => self.loader.format.dtype.size(),
+            Kept::Fp8 { .. } => 1,
+        })
     }
 
     /// What a stored matrix becomes. The tensor's type and the ignore list of config.json decide,

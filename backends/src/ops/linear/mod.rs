@@ -3,13 +3,15 @@
 pub(super) mod cases;
 #[cfg(feature = "cpu")]
 mod cpu;
+#[cfg(feature = "cube")]
+mod kernel;
+#[cfg(feature = "cube")]
+pub(crate) mod launch;
 mod reference;
 #[cfg(feature = "cpu")]
 mod tokens;
 
-#[cfg(feature = "cpu")]
-use burn::tensor::DType;
-use burn::tensor::Tensor;
+use burn::tensor::{DType, Tensor};
 
 use crate::weight::Weight;
 
@@ -32,7 +34,26 @@ pub fn linear(x: Tensor<2>, weight: &Weight, bias: Option<Tensor<1>>) -> Tensor<
     {
         return reference::add(cpu::project(x, weight.clone()), bias);
     }
+    #[cfg(feature = "cube")]
+    if super::path::takes_kernels(&x.device()) {
+        let dtype = x.dtype();
+        return launch::linear(x, weight, bias, dtype);
+    }
     reference::linear(x, weight, bias)
+}
+
+/// [`linear`] without a bias and with its result in f32, for logits: a dense `weight` may be of a
+/// wider dtype than `x`, which is then widened first.
+pub fn wide_linear(x: Tensor<2>, weight: &Weight) -> Tensor<2> {
+    #[cfg(feature = "cube")]
+    if super::path::takes_kernels(&x.device()) {
+        return launch::linear(x, weight, None, DType::F32);
+    }
+    let x = match weight {
+        Weight::Dense(weight) => x.cast(weight.dtype()),
+        Weight::Fp8(_) => x,
+    };
+    linear(x, weight, None).cast(DType::F32)
 }
 
 /// Whether the CPU's kernel takes a product: all in f32, and so few tokens that reading the weight is

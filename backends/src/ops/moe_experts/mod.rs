@@ -3,11 +3,17 @@
 pub(super) mod cases;
 #[cfg(feature = "cpu")]
 mod cpu;
+#[cfg(feature = "cube")]
+mod kernel;
+#[cfg(feature = "cube")]
+pub(crate) mod launch;
 mod reference;
+#[cfg(feature = "cube")]
+mod tiles;
 
 #[cfg(feature = "cpu")]
 use burn::tensor::DType;
-use burn::tensor::Tensor;
+use burn::tensor::{Device, Tensor};
 
 use crate::ops::Routed;
 use crate::weight::Weight;
@@ -35,12 +41,16 @@ pub struct ExpertGroup {
 }
 
 impl ExpertWeights {
-    /// Largest buffer a group may take, in bytes.
-    pub const MAX_BUFFER_BYTES: usize = 1 << 30;
-
-    /// How many experts share a buffer when one takes `bytes_per_expert`.
-    pub fn experts_per_group(experts: usize, bytes_per_expert: usize) -> usize {
-        (Self::MAX_BUFFER_BYTES / bytes_per_expert.max(1)).clamp(1, experts)
+    /// How many experts share a buffer of `device` when one takes `bytes_per_expert`: all of them
+    /// where the device binds so much at once. On the CPU a buffer is at most 1 GiB, because it is
+    /// on the host twice while it is made.
+    pub fn experts_per_group(experts: usize, bytes_per_expert: usize, device: &Device) -> usize {
+        const MOST_ON_HOST: usize = 1 << 30;
+        #[cfg(feature = "cube")]
+        let most = crate::cube::most_bytes_of_buffer(device).unwrap_or(MOST_ON_HOST);
+        #[cfg(not(feature = "cube"))]
+        let (most, _) = (MOST_ON_HOST, device);
+        (most / bytes_per_expert.max(1)).clamp(1, experts)
     }
 
     /// Weights in groups of `per_group`.
@@ -81,6 +91,10 @@ pub fn moe_experts(x: &Tensor<2>, routed: &Routed, weights: &ExpertWeights) -> T
     #[cfg(feature = "cpu")]
     if super::flex::computes_on(&x.device()) && is_for_cpu(x, routed, weights) {
         return cpu::moe_experts(x, routed, weights);
+    }
+    #[cfg(feature = "cube")]
+    if super::path::takes_kernels(&x.device()) {
+        return launch::moe_experts(x, routed, weights);
     }
     reference::moe_experts(x, routed, weights)
 }

@@ -1,6 +1,10 @@
 //! Choice of experts.
 
 pub(super) mod cases;
+#[cfg(feature = "cube")]
+mod kernel;
+#[cfg(feature = "cube")]
+pub(crate) mod launch;
 mod reference;
 
 use burn::tensor::{Int, Tensor};
@@ -18,15 +22,18 @@ pub struct Routing {
     pub norm_topk_prob: bool,
     /// Factor on the chosen weights.
     pub routed_scaling_factor: f32,
+    /// Experts after the routed ones that every token takes too, with weight 1: those with the ids
+    /// from the number of routed experts on.
+    pub shared_experts: usize,
 }
 
 /// The experts of each token.
 #[derive(Debug, Clone)]
 pub struct Routed {
-    /// Expert ids `[tokens, num_experts_per_tok]`; the number of experts itself, which is no
-    /// expert's id, in the rows of padded tokens.
+    /// Expert ids `[tokens, num_experts_per_tok + shared_experts]`; the number of experts itself,
+    /// which is no expert's id, in the rows of padded tokens.
     pub experts: Tensor<2, Int>,
-    /// Weights `[tokens, num_experts_per_tok]`, f32, in the order of `experts`.
+    /// Weights, f32, in the order of `experts`.
     pub weights: Tensor<2>,
 }
 
@@ -44,5 +51,9 @@ pub fn moe_route(
     live: Tensor<1, Int>,
     routing: &Routing,
 ) -> Routed {
+    #[cfg(feature = "cube")]
+    if super::path::takes_kernels(&logits.device()) {
+        return launch::moe_route(logits, bias, live, routing);
+    }
     reference::moe_route(logits, bias, live, routing)
 }

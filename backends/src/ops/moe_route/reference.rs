@@ -21,12 +21,29 @@ pub(super) fn moe_route(
     if routing.norm_topk_prob {
         weights = weights.clone() / (weights.sum_dim(1) + 1e-20);
     }
+    let shared = routing.shared_experts;
+    let weights = weights * routing.routed_scaling_factor;
+    let (experts, weights) = with_shared(experts, weights, n_routed_experts, shared);
     let padding = live.unsqueeze_dim::<2>(1).equal_elem(0);
     let padding = padding.expand(experts.dims());
-    Routed {
-        experts: experts.mask_fill(padding, n_routed_experts as i64),
-        weights: weights * routing.routed_scaling_factor,
+    Routed { experts: experts.mask_fill(padding, (n_routed_experts + shared) as i64), weights }
+}
+
+/// Appends the experts that every token takes.
+fn with_shared(
+    experts: Tensor<2, Int>,
+    weights: Tensor<2>,
+    first: usize,
+    shared: usize,
+) -> (Tensor<2, Int>, Tensor<2>) {
+    if shared == 0 {
+        return (experts, weights);
     }
+    let [tokens, _] = experts.dims();
+    let ids = Tensor::<1, Int>::arange(first as i64..(first + shared) as i64, &experts.device());
+    let ids = ids.reshape([1, shared]).expand([tokens, shared]).cast(experts.dtype());
+    let ones = Tensor::ones([tokens, shared], (&weights.device(), weights.dtype()));
+    (Tensor::cat(vec![experts, ids], 1), Tensor::cat(vec![weights, ones], 1))
 }
 
 fn limit_groups(choice: Tensor<2>, routing: &Routing) -> Tensor<2> {
@@ -82,6 +99,7 @@ mod tests {
         num_experts_per_tok: 2,
         norm_topk_prob: true,
         routed_scaling_factor: 3.0,
+        shared_experts: 0,
     };
 
     #[test]

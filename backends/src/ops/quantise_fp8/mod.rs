@@ -1,6 +1,10 @@
 //! Activations to FP8.
 
 pub(super) mod cases;
+#[cfg(feature = "cube")]
+mod kernel;
+#[cfg(feature = "cube")]
+pub(crate) mod launch;
 mod reference;
 
 use burn::tensor::{Int, Tensor, s};
@@ -34,7 +38,12 @@ impl Fp8Activations {
 /// Shapes: `x [tokens, width]`, any float dtype.
 pub fn quantise_fp8(x: Tensor<2>, group: Option<usize>) -> Fp8Activations {
     let [_, width] = x.dims();
-    reference::quantise_fp8(x, group.unwrap_or(width).min(width))
+    let group = group.unwrap_or(width).min(width);
+    #[cfg(feature = "cube")]
+    if super::path::takes_kernels(&x.device()) {
+        return launch::quantise_fp8(x, group);
+    }
+    reference::quantise_fp8(x, group)
 }
 
 /// The scale of values that are `largest` at most.

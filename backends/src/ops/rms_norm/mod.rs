@@ -1,6 +1,10 @@
 //! Root-mean-square norm.
 
 pub(super) mod cases;
+#[cfg(feature = "cube")]
+mod kernel;
+#[cfg(feature = "cube")]
+pub(crate) mod launch;
 mod reference;
 
 use burn::tensor::Tensor;
@@ -12,5 +16,26 @@ use burn::tensor::Tensor;
 /// the dtype, and the result is rounded to the dtype of `x` before the weight is multiplied, as
 /// transformers' `Glm4MoeRMSNorm` does.
 pub fn rms_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, eps: f64) -> Tensor<D> {
+    #[cfg(feature = "cube")]
+    if super::path::takes_kernels(&x.device()) {
+        return launch::rms_norm(x, weight, eps);
+    }
     reference::rms_norm(x, weight, eps)
+}
+
+/// `sum = x + added` and [`rms_norm`] of it, with `sum` rounded to the dtype of `x`.
+///
+/// Shapes: `x`, `added` `[tokens, width]`, `weight [width]` → `[tokens, width]` twice.
+pub fn add_rms_norm(
+    x: Tensor<2>,
+    added: Tensor<2>,
+    weight: Tensor<1>,
+    eps: f64,
+) -> (Tensor<2>, Tensor<2>) {
+    #[cfg(feature = "cube")]
+    if super::path::takes_kernels(&x.device()) {
+        return launch::add_rms_norm(x, added, weight, eps);
+    }
+    let sum = x + added;
+    (sum.clone(), reference::rms_norm(sum, weight, eps))
 }

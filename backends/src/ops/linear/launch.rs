@@ -1,0 +1,196 @@
+#![expect(unsafe_code, reason = "kernels are launched without bounds checks")]
+
+use burn::tensor::{DType, Tensor};
+use burn_cubecl::tensor::CubeTensor;
+use cubecl::prelude::*;
+
+use super::kernel::{Few, expand_kernel, few_tokens_kernel};
+use super::reference;
+use crate::cube::{self, Abilities, MatrixBuffers, RowLayout};
+use crate::fp8::{Activations, CODES_PER_WORD, Fp8Matrix};
+use crate::ops::product::product;
+use crate::ops::quantise_fp8;
+use crate::weight::Weight;
+
+/// Most tokens for which rows of the weight are read by lanes, and not in tiles.
+const FEW: usize = 16;
+/// Tokens that a group of lanes takes at once.
+const MOST_TOKENS: usize = 8;
+
+/// `x · weightᵀ + bias` in `dtype`.
+pub(super) fn linear(
+    x: Tensor<2>,
+    weight: &Weight,
+    bias: Option<Tensor<1>>,
+    dtype: DType,
+) -> Tensor<2> {
+    let [tokens, _] = x.dims();
+    if tokens > FEW {
+        return many(x, weight, bias, dtype);
+    }
+    let (x, x_scales) = match weight {
+        Weight::Fp8(matrix) => quantised(x, matrix.activations()),
+        Weight::Dense(_) => (x, None),
+    };
+    let x = cube::floats(padded(x, weight));
+    let x_scales = x_scales.map(cube::floats);
+    let bias = bias.map(|bias| cube::floats(bias.cast(dtype)));
+    let weight = MatrixBuffers::new(weight, Abilities::of(&x.client));
+    cube::tensor(few(&x, x_scales.as_ref(), &weight, bias.as_ref(), dtype))
+}
+
+/// What FP8 weights are multiplied with, and what each token's products have to be multiplied with.
+fn quantised(x: Tensor<2>, activations: Activations) -> (Tensor<2>, Option<Tensor<2>>) {
+    let ([_, width], dtype) = (x.dims(), x.dtype());
+    match activations {
+        Activations::Float => (x, None),
+        Activations::PerToken => {
+            let (values, scales) = quantise_fp8::launch::launch(&cube::floats(x), width, dtype);
+            (cube::tensor(values), Some(cube::tensor(scales)))
+        }
+        Activations::PerGroup(group) => {
+            (quantise_fp8::quantise_fp8(x, Some(group)).dequantised().cast(dtype), None)
+        }
+    }
+}
+
+/// Activations with zeros for the codes past the width of an FP8 weight.
+fn padded(x: Tensor<2>, weight: &Weight) -> Tensor<2> {
+    let [tokens, width] = x.dims();
+    match width.next_multiple_of(CODES_PER_WORD) - width {
+        missing if missing > 0 && matches!(weight, Weight::Fp8(_)) => {
+            let zeros = Tensor::zeros([tokens, missing], (&x.device(), x.dtype()));
+            Tensor::cat(vec![x, zeros], 1)
+        }
+        _ => x,
+    }
+}
+
+/// For many tokens, the products of matrices that Burn tunes for the device; FP8 is expanded first.
+fn many(x: Tensor<2>, weight: &Weight, bias: Option<Tensor<1>>, dtype: DType) -> Tensor<2> {
+    let wanted = x.dtype();
+    let y = match weight {
+        Weight::Dense(weight) => product(x, weight.clone().cast(wanted).transpose()),
+        Weight::Fp8(matrix) => {
+            let (x, x_scales) = quantised(x, matrix.activations());
+            match x_scales {
+                Some(x_scales) if matrix.has_row_scales() => {
+                    let codes = cube::tensor::<2>(expand(matrix, wanted, false));
+                    let y = product(x, codes.transpose()).cast(DType::F32);
+                    y * x_scales * matrix.scales().clone().transpose()
+                }
+                x_scales => {
+                    let weight = cube::tensor::<2>(expand(matrix, wanted, true));
+                    let y = product(x, weight.transpose());
+                    match x_scales {
+                        Some(scales) => y.cast(DType::F32) * scales,
+                        None => y,
+                    }
+                }
+            }
+        }
+    };
+    reference::add(y.cast(dtype), bias.map(|bias| bias.cast(dtype)))
+}
+
+/// `x [tokens, width]`, `x_scales [tokens]` → `[tokens, rows]` in `dtype`.
+pub(super) fn few(
+    x: &CubeTensor,
+    x_scales: Option<&CubeTensor>,
+    weight: &MatrixBuffers,
+    bias: Option<&CubeTensor>,
+    dtype: DType,
+) -> CubeTensor {
+    let abilities = Abilities::of(&x.client);
+    let [tokens, width] = cube::dims(x);
+    let block = tokens.next_power_of_two().min(MOST_TOKENS);
+    let (x_size, size) = weight.vector_sizes(x.dtype, block);
+    let lanes = abilities.plane.unwrap_or(32);
+    let units = lanes * if abilities.plane.is_some() { 8 } else { 2 };
+    let groups = units / lanes;
+    // More rows for a group while there is work for every multiprocessor.
+    let enough = |rows: &usize| {
+        rows * block <= 16 && weight.rows >= rows * groups * abilities.multiprocessors * 4
+    };
+    let rows = [4, 2].into_iter().find(enough).unwrap_or(1);
+    let most = weight.layout.width.next_multiple_of(CODES_PER_WORD);
+    assert!(width == weight.layout.width || width == most, "{width} columns of the weight");
+    let few = Few {
+        layout: RowLayout { width, ..weight.layout },
+        tokens: block,
+        rows,
+        lanes,
+        units,
+        plane: abilities.plane_size(),
+        has_bias: bias.is_some(),
+        scales_tokens: x_scales.is_some(),
+    };
+    let out = cube::empty(x, [tokens, weight.rows], dtype);
+    let none = cube::empty(x, [1], DType::F32);
+    let no_bias = cube::empty(x, [1], dtype);
+    let CubeCount::Static(cubes_x, cubes_y, _) = cube::cubes(weight.rows.div_ceil(groups * rows))
+    else {
+        unreachable!("a static count")
+    };
+    // SAFETY: groups past the rows do nothing, rows and tokens past the last repeat one that there
+    // is and are not written, and vectors past a row's end are not read.
+    unsafe {
+        few_tokens_kernel::launch_unchecked(
+            &x.client,
+            CubeCount::Static(cubes_x, cubes_y, tokens.div_ceil(block) as u32),
+            CubeDim::new_1d(units as u32),
+            weight.address_type(),
+            x_size,
+            size,
+            x.clone().into_buffer_arg(),
+            weight.elements.clone().into_buffer_arg(),
+            weight.scales.clone().unwrap_or_else(|| none.clone()).into_buffer_arg(),
+            x_scales.cloned().unwrap_or(none).into_buffer_arg(),
+            bias.cloned().unwrap_or(no_bias).into_buffer_arg(),
+            out.clone().into_buffer_arg(),
+            tokens as u32,
+            weight.rows as u32,
+            few,
+            [cube::elem(x.dtype), weight.elem(), cube::elem(dtype)],
+        );
+    }
+    out
+}
+
+/// The matrix in floats, `[rows, width]`, with its scales or without them.
+fn expand(matrix: &Fp8Matrix, dtype: DType, scaled: bool) -> CubeTensor {
+    let words = cube::strided_ints(matrix.words().clone());
+    let abilities = Abilities::of(&words.client);
+    expand_buffers(&MatrixBuffers::of_codes(matrix, abilities), dtype, scaled, abilities)
+}
+
+pub(super) fn expand_buffers(
+    matrix: &MatrixBuffers,
+    dtype: DType,
+    scaled: bool,
+    abilities: Abilities,
+) -> CubeTensor {
+    let (rows, layout) = (matrix.rows, matrix.layout);
+    let out = cube::empty(&matrix.elements, [rows, layout.width], dtype);
+    let units = 256.min(abilities.units);
+    let scales = matrix.scales.clone().expect("scales of codes");
+    // SAFETY: units past the last word do nothing, and a word's codes past the width are not
+    // written.
+    unsafe {
+        expand_kernel::launch_unchecked(
+            &out.client,
+            cube::cubes((rows * layout.width.div_ceil(4)).div_ceil(units)),
+            CubeDim::new_1d(units as u32),
+            out.required_address_type(),
+            matrix.elements.clone().into_buffer_arg(),
+            scales.into_buffer_arg(),
+            out.clone().into_buffer_arg(),
+            rows as u32,
+            layout,
+            scaled,
+            abilities.e4m3,
+            cube::elem(dtype),
+        );
+    }
+    out
+}

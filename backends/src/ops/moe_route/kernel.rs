@@ -1,0 +1,210 @@
+use cubecl::prelude::*;
+
+use super::Routing;
+use crate::cube::{max_of_lanes, sum_of_lanes};
+
+/// Score of an expert that is not, or no longer, to be chosen.
+const EXCLUDED: f32 = -1e30;
+
+/// What the choice is compiled for. Floats by their bits, because kernels are told apart by it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Choice {
+    pub(super) experts: usize,
+    pub(super) groups: usize,
+    pub(super) chosen_groups: usize,
+    pub(super) chosen: usize,
+    pub(super) shared: usize,
+    pub(super) normalised: bool,
+    scale: u32,
+    /// Units that choose for a token.
+    pub(super) lanes: usize,
+    /// Units of a cube.
+    pub(super) units: usize,
+    pub(super) plane: usize,
+}
+
+impl Choice {
+    pub(super) fn new(
+        routing: &Routing,
+        experts: usize,
+        lanes: usize,
+        units: usize,
+        plane: usize,
+    ) -> Self {
+        Choice {
+            experts,
+            groups: routing.n_group,
+            chosen_groups: routing.topk_group,
+            chosen: routing.num_experts_per_tok,
+            shared: routing.shared_experts,
+            normalised: routing.norm_topk_prob,
+            scale: routing.routed_scaling_factor.to_bits(),
+            lanes,
+            units,
+            plane,
+        }
+    }
+
+    fn scale(&self) -> f32 {
+        f32::from_bits(self.scale)
+    }
+
+    fn per_group(&self) -> usize {
+        self.experts / self.groups
+    }
+}
+
+/// Some lanes for each token; a lane holds every `lanes`-th expert.
+#[cube(launch_unchecked)]
+pub(super) fn route_kernel(
+    logits: &[f32],
+    bias: &[f32],
+    live: &[i32],
+    experts: &mut [i32],
+    weights: &mut [f32],
+    tokens: u32,
+    #[comptime] choice: Choice,
+) {
+    let unit = UNIT_POS as usize;
+    let lane = unit % choice.lanes;
+    let place = CUBE_POS as usize * comptime![choice.units / choice.lanes] + unit / choice.lanes;
+    let is_token = place < tokens as usize;
+    let token = select(is_token, place, 0usize);
+    let mut shared = Shared::<[f32]>::new_slice(choice.units);
+
+    let held = comptime![choice.experts.div_ceil(choice.lanes)];
+    let mut scores = Array::<f32>::new(held);
+    let mut choices = Array::<f32>::new(held);
+    #[unroll]
+    for index in 0..held {
+        let expert = index * choice.lanes + lane;
+        let mut score = 0.0f32;
+        let mut value = f32::new(EXCLUDED);
+        if expert < choice.experts {
+            let logit = logits[token * choice.experts + expert];
+            score = 1.0f32 / (1.0f32 + f32::exp(-logit));
+            value = score + bias[expert];
+        }
+        scores[index] = score;
+        choices[index] = value;
+    }
+    if comptime![choice.groups > 1] {
+        limit_groups(&mut choices, &mut shared, lane, choice);
+    }
+
+    let width = comptime![choice.chosen + choice.shared];
+    let first = token * width;
+    let is_live = is_token && live[token] > 0;
+    let nobody = comptime![(choice.experts + choice.shared) as i32];
+    let mut total = 0.0f32;
+    let mut taken = Array::<f32>::new(choice.chosen);
+    #[unroll]
+    for round in 0..choice.chosen {
+        let mut best = f32::new(2.0 * EXCLUDED);
+        let mut place = 0usize;
+        #[unroll]
+        for index in 0..held {
+            if choices[index] > best {
+                best = choices[index];
+                place = index * choice.lanes + lane;
+            }
+        }
+        let most = max_of_lanes(best, &mut shared, choice.lanes, choice.plane);
+        // Among equals the first expert.
+        let candidate = select(best == most, -f32::cast_from(place), f32::new(EXCLUDED));
+        let first_place = max_of_lanes(candidate, &mut shared, choice.lanes, choice.plane);
+        let expert = u32::cast_from(-first_place) as usize;
+        let mut mine = 0.0f32;
+        #[unroll]
+        for index in 0..held {
+            if index * choice.lanes + lane == expert {
+                mine = scores[index];
+                choices[index] = f32::new(2.0 * EXCLUDED);
+            }
+        }
+        let score = sum_of_lanes(mine, &mut shared, choice.lanes, choice.plane);
+        taken[round] = score;
+        total += score;
+        if is_token && lane == 0 {
+            experts[first + round] = select(is_live, expert as i32, nobody);
+        }
+    }
+    if is_token && lane == 0 {
+        let scale = comptime![choice.scale()];
+        let mut divisor = 1.0f32;
+        if comptime![choice.normalised] {
+            divisor = total + 1e-20f32;
+        }
+        #[unroll]
+        for round in 0..choice.chosen {
+            weights[first + round] = taken[round] / divisor * scale;
+        }
+        #[unroll]
+        for index in 0..choice.shared {
+            let expert = comptime![(choice.experts + index) as i32];
+            experts[first + choice.chosen + index] = select(is_live, expert, nobody);
+            weights[first + choice.chosen + index] = 1.0f32;
+        }
+    }
+}
+
+/// Excludes what is not in the groups whose two best experts sum highest.
+#[cube]
+fn limit_groups(
+    choices: &mut Array<f32>,
+    shared: &mut Shared<[f32]>,
+    lane: usize,
+    #[comptime] choice: Choice,
+) {
+    let held = comptime![choice.experts.div_ceil(choice.lanes)];
+    let mut sums = Array::<f32>::new(choice.groups);
+    #[unroll]
+    for group in 0..choice.groups {
+        let mut best = f32::new(EXCLUDED);
+        let mut place = 0usize;
+        #[unroll]
+        for index in 0..held {
+            let expert = index * choice.lanes + lane;
+            if expert / comptime![choice.per_group()] == group && choices[index] > best {
+                best = choices[index];
+                place = expert;
+            }
+        }
+        let most = max_of_lanes(best, shared, choice.lanes, choice.plane);
+        let candidate = select(best == most, -f32::cast_from(place), f32::new(EXCLUDED));
+        let first_place = max_of_lanes(candidate, shared, choice.lanes, choice.plane);
+        let first = u32::cast_from(-first_place) as usize;
+        let mut second = f32::new(EXCLUDED);
+        #[unroll]
+        for index in 0..held {
+            let expert = index * choice.lanes + lane;
+            let other = expert / comptime![choice.per_group()] == group && expert != first;
+            if other && choices[index] > second {
+                second = choices[index];
+            }
+        }
+        let second = max_of_lanes(second, shared, choice.lanes, choice.plane);
+        // A group of one expert has no second.
+        sums[group] = select(second > f32::new(0.5 * EXCLUDED), most + second, most);
+    }
+    #[unroll]
+    for group in 0..choice.groups {
+        // How many groups come before this one.
+        let mut before = 0u32;
+        #[unroll]
+        for other in 0..choice.groups {
+            let ahead = sums[other] > sums[group];
+            let tie = sums[other] == sums[group] && comptime![other < group];
+            before += u32::cast_from(ahead || tie);
+        }
+        if before >= comptime![choice.chosen_groups as u32] {
+            #[unroll]
+            for index in 0..held {
+                let expert = index * choice.lanes + lane;
+                if expert / comptime![choice.per_group()] == group {
+                    choices[index] = f32::new(EXCLUDED);
+                }
+            }
+        }
+    }
+}

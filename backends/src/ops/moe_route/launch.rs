@@ -1,0 +1,54 @@
+#![expect(unsafe_code, reason = "kernels are launched without bounds checks")]
+
+use burn::tensor::{DType, Int, Tensor};
+use burn_cubecl::tensor::CubeTensor;
+use cubecl::prelude::*;
+
+use super::kernel::{Choice, route_kernel};
+use super::{Routed, Routing};
+use crate::cube::{self, Abilities};
+
+pub(super) fn moe_route(
+    logits: Tensor<2>,
+    bias: Tensor<1>,
+    live: Tensor<1, Int>,
+    routing: &Routing,
+) -> Routed {
+    let (logits, bias, live) = (cube::floats(logits), cube::floats(bias), cube::ints(live));
+    let (experts, weights) = launch(&logits, &bias, &live, routing);
+    Routed { experts: cube::int_tensor(experts), weights: cube::tensor(weights) }
+}
+
+/// `logits [tokens, experts]`, `bias [experts]`, `live [tokens]` → experts and weights
+/// `[tokens, chosen]`.
+pub(super) fn launch(
+    logits: &CubeTensor,
+    bias: &CubeTensor,
+    live: &CubeTensor,
+    routing: &Routing,
+) -> (CubeTensor, CubeTensor) {
+    let abilities = Abilities::of(&logits.client);
+    let [tokens, experts] = cube::dims(logits);
+    let lanes = abilities.plane.unwrap_or(32);
+    let units = lanes * tokens.next_power_of_two().min(4);
+    let choice = Choice::new(routing, experts, lanes, units, abilities.plane_size());
+    let shape = [tokens, routing.num_experts_per_tok + routing.shared_experts];
+    let chosen = cube::empty(logits, shape, DType::I32);
+    let weights = cube::empty(logits, shape, DType::F32);
+    // SAFETY: lanes of tokens past the last read the first one and write nothing.
+    unsafe {
+        route_kernel::launch_unchecked(
+            &logits.client,
+            cube::cubes(tokens.div_ceil(units / lanes)),
+            CubeDim::new_1d(units as u32),
+            logits.clone().into_buffer_arg(),
+            bias.clone().into_buffer_arg(),
+            live.clone().into_buffer_arg(),
+            chosen.clone().into_buffer_arg(),
+            weights.clone().into_buffer_arg(),
+            tokens as u32,
+            choice,
+        );
+    }
+    (chosen, weights)
+}

@@ -1,0 +1,70 @@
+use cubecl::ir::ElemType;
+use cubecl::prelude::*;
+
+use super::reference::LEAST_SCALE;
+use crate::cube::max_of_lanes;
+use crate::fp8::MAX;
+
+/// A cube for each row and group of columns.
+#[cube(launch_unchecked, address_type = "dynamic")]
+pub(super) fn quantise_kernel<F: Float, O: Float>(
+    x: &[F],
+    values: &mut [O],
+    scales: &mut [f32],
+    rows: u32,
+    #[comptime] width: usize,
+    #[comptime] group: usize,
+    #[comptime] units: usize,
+    #[comptime] plane: usize,
+    #[define(F, O)] _dtypes: [ElemType; 2],
+) {
+    let groups = comptime![width.div_ceil(group)];
+    let place = CUBE_POS as usize;
+    let unit = UNIT_POS as usize;
+    let row = place / groups;
+    if row >= rows as usize {
+        terminate!();
+    }
+    let first = place % groups * group;
+    let start = row * width + first;
+    let mut most = 0.0f32;
+    for step in 0..comptime![group.div_ceil(units)] {
+        let index = step * units + unit;
+        if index < group && first + index < width {
+            let value = f32::cast_from(x[start + index]);
+            most = max(most, f32::abs(value));
+        }
+    }
+    let mut shared = Shared::<[f32]>::new_slice(units);
+    let largest = max_of_lanes(most, &mut shared, units, plane);
+    let scale = max(largest / comptime![MAX], f32::new(LEAST_SCALE));
+    if unit == 0 {
+        scales[place] = scale;
+    }
+    for step in 0..comptime![group.div_ceil(units)] {
+        let index = step * units + unit;
+        if index < group && first + index < width {
+            let value = f32::cast_from(x[start + index]) / scale;
+            values[start + index] = O::cast_from(nearest(value));
+        }
+    }
+}
+
+/// The nearest E4M3 value, ties to even; past ±448 that.
+#[cube]
+fn nearest(value: f32) -> f32 {
+    let magnitude = min(f32::abs(value), comptime![MAX]);
+    // From 2⁻⁶ on three bits of the mantissa stay.
+    let bits = u32::reinterpret(magnitude);
+    let odd = (bits >> 20u32) & 1u32;
+    let normal = f32::reinterpret((bits + 0x7_FFFFu32 + odd) & 0xFFF0_0000u32);
+    // Below, neighbours are 2⁻⁹ apart.
+    let steps = magnitude * 512.0f32;
+    let below = f32::floor(steps);
+    let rest = steps - below;
+    let is_odd = below - 2.0f32 * f32::floor(below * 0.5f32) > 0.5f32;
+    let up = rest > 0.5f32 || (rest == 0.5f32 && is_odd);
+    let subnormal = select(up, below + 1.0f32, below) * 0.001953125f32;
+    let rounded = select(magnitude < 0.015625f32, subnormal, normal);
+    select(value < 0.0f32, -rounded, rounded)
+}

@@ -1,0 +1,44 @@
+#![expect(unsafe_code, reason = "kernels are launched without bounds checks")]
+
+use burn::tensor::{DType, Tensor};
+use burn_cubecl::tensor::CubeTensor;
+use cubecl::prelude::*;
+
+use super::Fp8Activations;
+use super::kernel::quantise_kernel;
+use crate::cube::{self, Abilities};
+
+pub(super) fn quantise_fp8(x: Tensor<2>, group: usize) -> Fp8Activations {
+    let (values, scales) = launch(&cube::floats(x), group, DType::F32);
+    Fp8Activations { values: cube::tensor(values), scales: cube::tensor(scales), group }
+}
+
+/// `x [rows, width]` → values in `dtype`, which holds all of E4M3, and scales `[rows, groups]`.
+pub(crate) fn launch(x: &CubeTensor, group: usize, dtype: DType) -> (CubeTensor, CubeTensor) {
+    let abilities = Abilities::of(&x.client);
+    let [rows, width] = cube::dims(x);
+    let groups = width.div_ceil(group);
+    let values = cube::empty(x, [rows, width], dtype);
+    let scales = cube::empty(x, [rows, groups], DType::F32);
+    let least = abilities.plane.unwrap_or(32);
+    let units = group.div_ceil(4).next_power_of_two().clamp(least, 256.min(abilities.units));
+    // SAFETY: cubes past the rows and columns past the width do nothing.
+    unsafe {
+        quantise_kernel::launch_unchecked(
+            &x.client,
+            cube::cubes(rows * groups),
+            CubeDim::new_1d(units as u32),
+            x.required_address_type(),
+            x.clone().into_buffer_arg(),
+            values.clone().into_buffer_arg(),
+            scales.clone().into_buffer_arg(),
+            rows as u32,
+            width,
+            group,
+            units,
+            abilities.plane_size(),
+            [cube::elem(x.dtype), cube::elem(dtype)],
+        );
+    }
+    (values, scales)
+}

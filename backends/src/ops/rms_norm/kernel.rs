@@ -1,0 +1,98 @@
+use cubecl::ir::ElemType;
+use cubecl::prelude::*;
+
+use crate::cube::sum_of_lanes;
+
+/// One cube a row: `out = norm(x)`.
+#[cube(launch_unchecked, address_type = "dynamic")]
+pub(super) fn rms_norm_kernel<F: Float, N: Size>(
+    x: &[Vector<F, N>],
+    weight: &[Vector<F, N>],
+    out: &mut [Vector<F, N>],
+    rows: u32,
+    eps: f32,
+    #[comptime] width: usize,
+    #[comptime] units: usize,
+    #[comptime] plane: usize,
+    #[define(F)] _dtype: ElemType,
+) {
+    let size = N::value().comptime();
+    let vectors = comptime![width / size];
+    let row = CUBE_POS as usize;
+    if row >= rows as usize {
+        terminate!();
+    }
+    let first = row * vectors;
+    let mut square = 0.0f32;
+    for step in 0..comptime![vectors.div_ceil(units)] {
+        let index = step * units + UNIT_POS as usize;
+        if index < vectors {
+            let value = Vector::<f32, N>::cast_from(x[first + index]);
+            square += (value * value).vector_sum();
+        }
+    }
+    let mut shared = Shared::<[f32]>::new_slice(units);
+    let inverse = inverse_root(sum_of_lanes(square, &mut shared, units, plane), width, eps);
+    for step in 0..comptime![vectors.div_ceil(units)] {
+        let index = step * units + UNIT_POS as usize;
+        if index < vectors {
+            out[first + index] = normed(x[first + index], weight[index], inverse);
+        }
+    }
+}
+
+/// One cube a row: `sum = x + added`, `out = norm(sum)`.
+#[cube(launch_unchecked, address_type = "dynamic")]
+pub(super) fn add_rms_norm_kernel<F: Float, N: Size>(
+    x: &[Vector<F, N>],
+    added: &[Vector<F, N>],
+    weight: &[Vector<F, N>],
+    sum: &mut [Vector<F, N>],
+    out: &mut [Vector<F, N>],
+    rows: u32,
+    eps: f32,
+    #[comptime] width: usize,
+    #[comptime] units: usize,
+    #[comptime] plane: usize,
+    #[define(F)] _dtype: ElemType,
+) {
+    let size = N::value().comptime();
+    let vectors = comptime![width / size];
+    let row = CUBE_POS as usize;
+    if row >= rows as usize {
+        terminate!();
+    }
+    let first = row * vectors;
+    let mut square = 0.0f32;
+    for step in 0..comptime![vectors.div_ceil(units)] {
+        let index = step * units + UNIT_POS as usize;
+        if index < vectors {
+            let both = x[first + index] + added[first + index];
+            sum[first + index] = both;
+            let value = Vector::<f32, N>::cast_from(both);
+            square += (value * value).vector_sum();
+        }
+    }
+    let mut shared = Shared::<[f32]>::new_slice(units);
+    let inverse = inverse_root(sum_of_lanes(square, &mut shared, units, plane), width, eps);
+    for step in 0..comptime![vectors.div_ceil(units)] {
+        let index = step * units + UNIT_POS as usize;
+        if index < vectors {
+            out[first + index] = normed(sum[first + index], weight[index], inverse);
+        }
+    }
+}
+
+/// `1 / sqrt(square / width + eps)`
+#[cube]
+fn inverse_root(square: f32, #[comptime] width: usize, eps: f32) -> f32 {
+    1.0f32 / f32::sqrt(square / comptime![width as f32] + eps)
+}
+
+/// The normed values are rounded before the weight is multiplied.
+#[cube]
+fn normed<F: Float, N: Size>(x: Vector<F, N>, weight: Vector<F, N>, inverse: f32) -> Vector<F, N> {
+    let wide = Vector::<f32, N>::cast_from(x) * Vector::<f32, N>::new(inverse);
+    let rounded = Vector::<f32, N>::cast_from(Vector::<F, N>::cast_from(wide));
+    Vector::<F, N>::cast_from(rounded * Vector::<f32, N>::cast_from(weight))
+}
