@@ -4,6 +4,7 @@
 //! know what a request, a sequence's owner or a layer of a model is.
 //!
 //! - [`device`]: from `"cuda:0"`, `"vulkan"`, `"cpu"`, … to an open device
+//! - `graph`: steps that are recorded and run again
 //! - [`fp8`], [`weight`]: weight matrices as a device holds them
 //! - [`kv`]: bytes and slots of the paged cache
 //! - [`ops`]: the operations of the graph, each with its reference and its cases
@@ -13,6 +14,7 @@
 mod cube;
 pub mod device;
 pub mod fp8;
+pub mod graph;
 pub mod kv;
 pub mod ops;
 pub mod ranks;

@@ -4,6 +4,7 @@
 //! be replayed. No op takes a host list or a scalar that changes from step to step.
 
 use burn::tensor::{Device, Int, Tensor, TensorData, s};
+use glm_backends::graph::BufferId;
 use glm_backends::kv::{PageTables, TileShape, TileTables, Tiles};
 
 /// Lengths of a batch's tensors.
@@ -120,7 +121,7 @@ impl ForwardBatch {
 
     /// Takes token ids that lie on the device already, `[tokens]`.
     pub fn set_token_ids(&mut self, token_ids: Tensor<1, Int>) {
-        self.token_ids.inplace(|held| held.slice_assign(s![..], token_ids));
+        overwrite(&mut self.token_ids, token_ids);
     }
 
     /// Moves every sequence on by `shift [sequences]` positions, at most to `last`: its rows,
@@ -131,15 +132,41 @@ impl ForwardBatch {
         let [_, width] = block_tables.dims();
         let live = &self.live;
         let by_row = shift.clone().select(0, sequences.clone()) * live.clone();
-        positions.inplace(|held| (held + by_row).clamp_max(last as i64));
-        lengths.inplace(|held| (held + shift).clamp_max(last as i64 + 1));
+        overwrite(positions, (positions.clone() + by_row).clamp_max(last as i64));
+        overwrite(lengths, (lengths.clone() + shift).clamp_max(last as i64 + 1));
         let entry = positions.clone().div_scalar(page_size).clamp_max(width as i64 - 1)
             + sequences.clone() * width as i64;
         let page = block_tables.clone().reshape([-1]).select(0, entry);
         let slots = page * page_size + positions.clone().remainder_scalar(page_size);
         let padding = live.clone().equal_elem(0);
-        self.slots.inplace(|held| slots.mask_where(padding, held));
+        let slots = slots.mask_where(padding, self.slots.clone());
+        overwrite(&mut self.slots, slots);
     }
+
+    /// The buffers that the batch lies in. They stay the same, however it is filled.
+    pub fn buffers(&self) -> Vec<BufferId> {
+        let PageTables { sequences, positions, block_tables, query_starts, lengths, tiles } =
+            &self.tables;
+        let rows = [
+            &self.token_ids,
+            &self.slots,
+            &self.live,
+            &self.last_rows,
+            sequences,
+            positions,
+            query_starts,
+            lengths,
+            &tiles.sequences,
+            &tiles.places,
+        ];
+        let rows = rows.into_iter().map(BufferId::of_ints);
+        rows.chain([block_tables, &tiles.tokens].map(BufferId::of_ints)).collect()
+    }
+}
+
+/// Writes `values` to where a tensor lies.
+fn overwrite(target: &mut Tensor<1, Int>, values: Tensor<1, Int>) {
+    target.inplace(|held| held.slice_assign(s![..], values));
 }
 
 /// Overwrites a tensor with host values of the same length.

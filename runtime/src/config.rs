@@ -50,6 +50,12 @@ pub struct EngineConfig {
     /// Wait for the device after each part of a step, so that [`Stats`](crate::Stats) can tell
     /// where the time goes; costs speed on GPUs.
     pub profile: bool,
+    /// Compute by the references of the ops instead of kernels, for the whole process: to find out
+    /// where a wrong number comes from.
+    pub reference_ops: bool,
+    /// Record the launches of short steps and run the recording for the next step of its shape,
+    /// where the device can.
+    pub record_steps: bool,
 }
 
 impl EngineConfig {
@@ -128,6 +134,8 @@ impl Default for EngineConfig {
             on_panic: OnPanic::Restart,
             steps_in_flight: None,
             profile: false,
+            reference_ops: false,
+            record_steps: true,
         }
     }
 }

@@ -44,5 +44,5 @@ pub use request::{
     Completion, Event, Finish, MaskState, Request, SamplingParams, Timings, TokenLogprobs,
     TokenMask,
 };
-pub use stats::{Stats, StepSizes};
+pub use stats::{Recording, Stats, StepSizes};
 pub use step::TokenSet;

@@ -64,6 +64,7 @@ pub(crate) fn load(
         quantization: files.config.quantization().cloned(),
         allow_nan: config.allow_nan,
     };
+    glm_backends::ops::use_reference_only(config.reference_ops);
     let (rank, handle) = (Rank::SINGLE, &device.device);
     let loader = match &files.weights {
         WeightSource::Checkpoint(source) => Loader::new(source, handle, rank, format, report),
@@ -110,6 +111,7 @@ pub(crate) fn load(
         tokens: files.tokenizer.vocab_len(),
         deterministic: config.deterministic,
         profile: config.profile,
+        record_steps: config.record_steps && device.kind != BackendKind::Cpu,
     };
     let plan = Plan::new(
         &files.config,

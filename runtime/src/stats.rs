@@ -1,5 +1,7 @@
 //! What the engine counts.
 
+use std::sync::Arc;
+
 use crate::config::DraftChoice;
 
 /// A snapshot of what an engine did since it was loaded, and of what it holds now.
@@ -35,12 +37,23 @@ pub struct Stats {
     pub restarts: u64,
     /// Where the time went.
     pub seconds: Seconds,
+    /// Steps that ran as recordings.
+    pub recording: Recording,
     /// Sequences that have a slot.
     pub running: usize,
     /// Sequences that wait for one.
     pub waiting: usize,
     /// Pages of the cache, without the sink.
     pub pages: Pages,
+}
+
+/// What became of the recordings of short steps.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Recording {
+    /// Steps that were replayed instead of launched.
+    pub replayed: u64,
+    /// Why steps are no longer recorded, in one line.
+    pub refused: Option<Arc<str>>,
 }
 
 /// What steps of about the same size computed.
@@ -84,6 +97,9 @@ impl Stats {
         ] {
             *count -= before;
         }
+        // A restart of the engine begins to count anew.
+        let replayed = &mut stats.recording.replayed;
+        *replayed = replayed.saturating_sub(before.recording.replayed);
         for place in 0..DraftChoice::MOST {
             stats.drafted[place] -= before.drafted[place];
             stats.accepted[place] -= before.accepted[place];

@@ -1,5 +1,6 @@
 //! One step in plain integers: what the scheduler hands to an executor, and what comes back.
 
+use crate::stats::Recording;
 use crate::request::{SamplingParams, TokenLogprobs};
 
 /// Names a sequence for as long as the engine runs.
@@ -144,6 +145,8 @@ pub(crate) struct StepResult {
     pub(crate) shares: Vec<ShareResult>,
     /// How long its parts took.
     pub(crate) seconds: StepSeconds,
+    /// What became of recordings until now.
+    pub(crate) recording: Recording,
 }
 
 /// How long the parts of a step took on the host, or on the device where the executor waits.

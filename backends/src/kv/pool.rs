@@ -1,6 +1,7 @@
 use burn::tensor::Device;
 
-use super::{KvFormat, KvLayer, KvSpec};
+use super::{KvFormat, KvLayer, KvRows, KvSpec};
+use crate::graph::BufferId;
 
 /// The pages of all layers. Page 0 is the sink: padded rows of a step write there, and no
 /// sequence ever owns it.
@@ -45,6 +46,11 @@ impl KvPool {
     /// What the values are stored in.
     pub fn format(&self) -> KvFormat {
         self.format
+    }
+
+    /// The buffers that the pages of all layers lie in.
+    pub fn buffers(&self) -> Vec<BufferId> {
+        self.layers.iter().flat_map(KvLayer::all_rows).flat_map(KvRows::buffers).collect()
     }
 
     /// The cache of layer `index`.

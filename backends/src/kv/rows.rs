@@ -6,6 +6,7 @@ use burn::tensor::{DType, Device, Int, Tensor, TensorData, s};
 
 use super::{KvFormat, Parts, words};
 use crate::fp8::{self, Fp8Matrix};
+use crate::graph::BufferId;
 use crate::ops;
 
 /// Rows of a cache, one for each slot.
@@ -64,6 +65,16 @@ impl KvRows {
         match self {
             KvRows::Float(rows) => KvFormat::Float(rows.dtype()),
             KvRows::Fp8(_) => KvFormat::Fp8,
+        }
+    }
+
+    /// The buffers that the rows lie in.
+    pub(super) fn buffers(&self) -> Vec<BufferId> {
+        match self {
+            KvRows::Float(rows) => vec![BufferId::of_floats(rows)],
+            KvRows::Fp8(Fp8Rows { words, scales, .. }) => {
+                vec![BufferId::of_ints(words), BufferId::of_floats(scales)]
+            }
         }
     }
 

@@ -30,6 +30,12 @@ pub(crate) struct TuningArgs {
     /// Compute every prompt anew, also where it begins like an earlier one
     #[arg(long, hide_short_help = true)]
     pub(crate) no_prefix_cache: bool,
+    /// Launch every kernel of every step, instead of replaying recorded steps; for finding errors
+    #[arg(long, hide_short_help = true)]
+    pub(crate) no_graph: bool,
+    /// Compute by Burn's own kernels instead of those of glm; slow, for finding errors
+    #[arg(long, hide_short_help = true)]
+    pub(crate) reference_ops: bool,
     /// After a panic of the engine: restart (with an empty cache) or stop
     #[arg(long, default_value = "restart", hide_short_help = true)]
     pub(crate) on_panic: OnPanic,
@@ -45,6 +51,8 @@ impl TuningArgs {
         config.prefill_chunk = self.prefill_chunk;
         config.deterministic = self.deterministic;
         config.prefix_cache = !self.no_prefix_cache;
+        config.record_steps = !self.no_graph;
+        config.reference_ops = self.reference_ops;
         config.on_panic = self.on_panic;
     }
 }

@@ -17,6 +17,7 @@ impl<E: Executor> Core<E> {
         let result = self.executor.collect();
         let now = Instant::now();
         self.stats.seconds.wait += (now - started).as_secs_f64();
+        self.stats.recording = result.recording.clone();
         self.stats.seconds.forward += result.seconds.forward;
         self.stats.seconds.sampling += result.seconds.sampling;
         self.stats.seconds.drafting += result.seconds.drafting;

@@ -3,6 +3,7 @@
 mod draft;
 mod layout;
 mod probe;
+mod recorded;
 mod slots;
 
 use std::collections::{HashMap, VecDeque};
@@ -18,6 +19,7 @@ use crate::sampler::{Logprobs, Sampler};
 use crate::step::{Executor, Share, ShareResult, SlotState, StepPlan, StepResult, StepSeconds};
 use draft::Drafting;
 use layout::{Layout, Place, ints, sampled_shares};
+use recorded::Recorded;
 use slots::Slots;
 
 /// What a runner is made with.
@@ -37,6 +39,8 @@ pub(crate) struct RunnerConfig {
     pub(crate) deterministic: bool,
     /// Wait for the device after each part of a step, so that its time can be told.
     pub(crate) profile: bool,
+    /// Record short steps and run the recordings again.
+    pub(crate) record_steps: bool,
 }
 
 /// Owns what one rank holds: weights, cache, what stays on the device between steps, and a batch
@@ -48,6 +52,7 @@ pub(crate) struct Runner {
     /// Cache of the multi-token-prediction layer, over the same pages.
     draft_kv: Option<KvPool>,
     batches: Batches,
+    recorded: Recorded,
     sampler: Sampler,
     slots: Slots,
     launched: VecDeque<Launched>,
@@ -98,6 +103,7 @@ impl Runner {
             kv,
             draft_kv,
             batches: Batches::default(),
+            recorded: Recorded::default(),
             sampler,
             slots: Slots::new(config.max_batch, &device),
             launched: VecDeque::new(),
@@ -131,7 +137,10 @@ impl Runner {
         if let Some(token_ids) = self.slots.token_ids(&layout, batch, &self.device) {
             batch.set_token_ids(token_ids);
         }
-        let hidden = self.model.forward(batch, &mut self.kv, &mut Trace::off());
+        let hidden = match self.config.record_steps {
+            true => self.recorded.forward(&self.model, batch, &mut self.kv, &self.device),
+            false => self.model.forward(batch, &mut self.kv, &mut Trace::off()),
+        };
         let clock = clock.lap(&mut seconds.forward);
 
         let prompt_logprobs = shares
@@ -214,7 +223,7 @@ impl Executor for Runner {
         let Launched { parts, seconds } =
             self.launched.pop_front().expect("a step that was launched");
         let shares = parts.into_iter().flat_map(|part| part.read(self.config.vocab_size));
-        StepResult { shares: shares.collect(), seconds }
+        StepResult { shares: shares.collect(), seconds, recording: self.recorded.report() }
     }
 
     fn open(&mut self, slot: u32, state: &SlotState<'_>) {
@@ -223,6 +232,8 @@ impl Executor for Runner {
 
     fn reset(&mut self) {
         self.launched.clear();
+        // Recordings name buffers that go.
+        self.recorded = Recorded::default();
         self.batches = Batches::default();
         self.slots = Slots::new(self.config.max_batch, &self.device);
         let RunnerConfig { max_batch, vocab_size, tokens, .. } = self.config;
