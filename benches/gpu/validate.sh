@@ -141,8 +141,11 @@ golden() {
   return $code
 }
 
+# tokens DEVICE QUESTION ARGUMENTS...: what the built-in model answers.
 tokens() {
-  limited "$glm" run --backend "$1" --dtype f32 --greedy --json --max-tokens 120 "$2" \
+  local device=$1 question=$2
+  shift 2
+  limited "$glm" run --backend "$device" --dtype f32 --greedy --json "$@" "$question" \
     </dev/null 2>/dev/null | grep -o '"token_ids":\[[0-9,]*\]'
 }
 
@@ -153,7 +156,8 @@ transcripts() {
     "What is the capital of France?" "What color is the sky?" "Tell me a story."
     "My name is Anna. What is my name?")
   for question in "${questions[@]}"; do
-    want=$(tokens cpu "$question") got=$(tokens "$device" "$question")
+    want=$(tokens cpu "$question" --max-tokens 120)
+    got=$(tokens "$device" "$question" --max-tokens 120)
     count=$((count + 1))
     if [ -n "$want" ] && [ "$want" = "$got" ]; then
       equal=$((equal + 1))
@@ -166,12 +170,24 @@ transcripts() {
   [ $equal = $count ]
 }
 
+# A thousand steps of the built-in model as recordings, and the same tokens without them.
 replays() {
-  if ! "$glm" bench latency --help | grep -q -e --graph-replays; then
-    echo "skipped: this program replays no captured steps" >&2
+  local device=$1 said count reason want got
+  said=$(limited "$glm" bench latency --backend "$device" --drafts 0 --prompt-tokens 16 \
+    --output-tokens 1024 --repeat 1 --json) || return 1
+  printf '%s\n' "$said"
+  count=$(field replayed_steps <<<"$said")
+  if [ "$count" = 0 ]; then
+    reason=$(sed -n 's/.*"not_recorded": "\(.*\)".*/\1/p' <<<"$said")
+    echo "skipped: no step was replayed on $device${reason:+: $reason}" >&2
     return 0
   fi
-  limited "$glm" bench latency --backend "$1" --graph-replays 1000 --json
+  # Tokens that end an answer are out of reach.
+  local endless=(--logit-bias 1988=-1000 --logit-bias 1995=-1000 --logit-bias 1997=-1000)
+  got=$(tokens "$device" "Tell me a story." --max-tokens 1024 --drafts 0 "${endless[@]}")
+  want=$(tokens "$device" "Tell me a story." --max-tokens 1024 --drafts 0 "${endless[@]}" --no-graph)
+  echo "$count steps replayed, tokens $([ "$got" = "$want" ] && echo as || echo not as) without" >&2
+  [ -n "$want" ] && [ "$got" = "$want" ] && [ "$count" -ge 1000 ]
 }
 
 # bench WHAT CONFIG QUANT ARGUMENTS...: a model with random weights on the device that is measured.
@@ -207,7 +223,7 @@ streams_that_fit() {
 }
 
 reference() {
-  command -v "$python" >/dev/null || { echo "skipped: no $python" >&2; return 0; }
+  if ! command -v "$python" >/dev/null; then echo "skipped: no $python" >&2; return; fi
   limited "$python" "$here/transformers_reference.py" "$@"
 }
 
@@ -328,13 +344,12 @@ report() {
   echo
   echo "| result | step | device | seconds | what it came to |"
   echo "|---|---|---|---|---|"
-  local file head
+  local file
   for file in "$out"/steps/*.json; do
     [ -f "$file" ] || continue
     # All of a step but its output is on one line.
-    head=$(head -n 1 "$file" | tr '|' '/' | sed -E \
-      's/^\{"step": "(.*)", "device": "(.*)", "result": "(.*)", "seconds": (.*), "detail": "(.*)",$/| \3 | \1 | \2 | \4 | \5 |/')
-    printf '%s\n' "$head"
+    head -n 1 "$file" | tr '|' '/' | sed -E \
+      's/^\{"step": "(.*)", "device": "(.*)", "result": "(.*)", "seconds": (.*), "detail": "(.*)",$/| \3 | \1 | \2 | \4 | \5 |/'
   done
   [ -n "$speeds" ] || return 0
   echo

@@ -1,7 +1,7 @@
 //! One step in plain integers: what the scheduler hands to an executor, and what comes back.
 
-use crate::stats::Recording;
 use crate::request::{SamplingParams, TokenLogprobs};
+use crate::stats::Recording;
 
 /// Names a sequence for as long as the engine runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -28,6 +28,7 @@ Keys of each row of --json, null where it does not apply:
                               host, waiting
   device_idle_share           time in which there was work and the device had none
   drafts                      {drafted, accepted, acceptance}, by place
+  replayed_steps              steps that ran as a recording; not_recorded says why none did
 Tokens of latency's time to first token are those of --prompt-tokens; its bandwidth_share is
 that of the answer, its flop_share that of the prompt.";
 
