@@ -2,6 +2,7 @@
 
 mod base;
 mod bench;
+mod doctor;
 mod inspect;
 mod plan;
 mod weights;

@@ -12,3 +12,4 @@ mod model_parity; // layers, logits and greedy text against recorded references
 mod support; // where the program, the fixtures and the references are
 mod tidy; // house rules
 mod transcripts; // whole conversations with the built-in model
+mod validate; // the script that validates a machine with a GPU

@@ -9,6 +9,8 @@ use glm_backends::device::Selection;
 use glm_runtime::{DtypeChoice, Fp8Choice, QuantChoice};
 
 mod bench;
+mod doctor;
+mod inspect;
 mod plan;
 mod tuning;
 
@@ -16,6 +18,8 @@ pub(crate) use bench::{
     Bench, BenchArgs, BenchModelArgs, BenchOutputArgs, EndpointChoice, LatencyArgs, ServeArgs,
     SweepArgs, ThroughputArgs,
 };
+pub(crate) use doctor::DoctorArgs;
+pub(crate) use inspect::InspectArgs;
 pub(crate) use plan::{KvDtype, PlanArgs};
 pub(crate) use tuning::TuningArgs;
 
@@ -26,6 +30,7 @@ Examples:
   glm run zai-org/GLM-4.5-Air \"Hello\"  a model from the hub
   glm run ./my-model < question.txt     a local folder, prompt from a file
   glm devices                           what this machine can run on
+  glm doctor                            does it work, and what is missing
   glm inspect ./my-model                size and shape of a model
   glm plan zai-org/GLM-4.7 --gpu 8xH200 does it fit, how fast can it be
   glm bench latency ./my-model          how fast is it here";
@@ -64,6 +69,8 @@ pub(crate) enum Command {
     Bench(BenchArgs),
     /// List the devices that each backend sees
     Devices(DevicesArgs),
+    /// Try the devices of this machine, and say what to install where something is missing
+    Doctor(DoctorArgs),
 }
 
 #[derive(Debug, ClapArgs)]
@@ -238,40 +245,6 @@ pub(crate) struct OutputArgs {
     /// Print speeds to standard error
     #[arg(short, long)]
     pub(crate) verbose: bool,
-}
-
-#[derive(Debug, ClapArgs)]
-#[command(override_usage = "glm inspect [OPTIONS] [MODEL]")]
-pub(crate) struct InspectArgs {
-    /// Folder or hub id of the model [default: the built-in glm-tiny]
-    pub(crate) model: Option<String>,
-    /// Print JSON
-    #[arg(long, conflicts_with = "logits")]
-    pub(crate) json: bool,
-    /// List every tensor: name, number format, shape
-    #[arg(long, conflicts_with = "logits")]
-    pub(crate) tensors: bool,
-    /// Run one forward pass over this JSON array of token ids
-    #[arg(long, value_name = "IDS.json", requires = "out", help_heading = "Forward pass")]
-    pub(crate) logits: Option<PathBuf>,
-    /// Where to write `logits` [tokens, vocab_size]
-    #[arg(
-        long,
-        value_name = "FILE.safetensors",
-        requires = "logits",
-        help_heading = "Forward pass"
-    )]
-    pub(crate) out: Option<PathBuf>,
-    /// Also write hidden states and router choices of every layer
-    #[arg(long, requires = "logits", help_heading = "Forward pass")]
-    pub(crate) trace: bool,
-    /// Also write what the multi-token-prediction layer drafts
-    #[arg(long, requires = "logits", help_heading = "Forward pass")]
-    pub(crate) mtp: bool,
-    #[command(flatten)]
-    pub(crate) source: SourceArgs,
-    #[command(flatten)]
-    pub(crate) engine: EngineArgs,
 }
 
 #[derive(Debug, ClapArgs)]

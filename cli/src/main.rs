@@ -5,6 +5,7 @@
 //!   `download`: hub models
 //! - `commands`: one file per command; `answer`: one answer of the engine
 //! - `conversation`: OpenAI messages; `files`: files written whole; `editor`: the chat's prompt
+//! - `kept`: where later runs find what was found out on a device
 //! - `ui`: all printing; `interrupt`: Ctrl-C; `builtin`: the model inside the binary
 
 mod answer;
@@ -16,6 +17,7 @@ mod download;
 mod editor;
 mod files;
 mod interrupt;
+mod kept;
 mod model;
 mod resolve;
 mod ui;
@@ -32,6 +34,7 @@ fn main() -> ExitCode {
     ui::note_panics();
     let run = || {
         interrupt::install()?;
+        kept::install();
         commands::dispatch(&args.command)
     };
     match catch_unwind(AssertUnwindSafe(run)) {

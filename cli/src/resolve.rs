@@ -217,6 +217,13 @@ pub(crate) fn history_file() -> Option<PathBuf> {
     Some(data.join("glm").join("history"))
 }
 
+/// Where what was found out on devices is kept: `glm/autotune` in the user's cache folder.
+pub(crate) fn autotune_folder() -> Option<PathBuf> {
+    let named = variable("XDG_CACHE_HOME").map(PathBuf::from).filter(|folder| folder.is_absolute());
+    let cache = named.or_else(|| Some(env::home_dir()?.join(".cache")))?;
+    Some(cache.join("glm").join("autotune"))
+}
+
 #[cfg(test)]
 mod tests {
     use clap::Parser;

@@ -263,6 +263,11 @@ impl Bar {
         Self::new("{msg} {wide_bar} {pos}/{len} requests {eta}", what)
     }
 
+    /// Counts cases of operations.
+    pub(crate) fn cases(what: impl Into<String>) -> Self {
+        Self::new("{msg} {wide_bar} {pos}/{len} cases", what)
+    }
+
     fn new(template: &str, what: impl Into<String>) -> Self {
         let style = ProgressStyle::with_template(template);
         let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());

@@ -80,6 +80,15 @@ fn a_sweep_has_a_row_for_each_number_of_streams_and_draws_them() {
 }
 
 #[test]
+fn the_contexts_of_streams_are_in_the_cache_before_they_begin() {
+    let deep = ["sweep", "--streams", "1,2", "--requests", "1", "--depth", "100"];
+    let rows = rows(&[&deep[..], &SMALL[..]].concat());
+    for (row, streams) in rows.iter().zip([1, 2]) {
+        assert_eq!(row["cached_tokens"], json!(64 * streams), "whole pages: {row}");
+    }
+}
+
+#[test]
 fn throughput_is_a_table_with_the_measure_of_the_device() {
     let table = bench(&[&["throughput", "--requests", "5", "--drafts", "2"], &SMALL[..]].concat());
     assert_eq!(table.code, Some(0), "{table:?}");

@@ -169,3 +169,22 @@ fn devices_lists_every_backend() {
     );
     assert!(glm(&["devices"]).stdout.starts_with("BACKEND"));
 }
+
+#[test]
+fn recorded_values_are_compared_and_a_difference_is_a_failure() {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures");
+    let folder = fixtures.join("glm4_moe_tiny");
+    let compared = |golden: &Path, more: &[&str]| {
+        let arguments = ["inspect", text(&folder), "--backend", "cpu", "--dtype", "f32"];
+        glm(&[&arguments[..], &["--golden", text(golden)], more].concat())
+    };
+    let same = compared(&folder.join("golden.safetensors"), &[]);
+    assert_eq!(same.code, Some(0), "{same:?}");
+    assert!(same.stdout.starts_with("40 of 40 values agree; worst relative L2 "), "{same:?}");
+    let other = compared(&fixtures.join("glm4_moe_tiny_groups/golden.safetensors"), &["--json"]);
+    assert_eq!(other.code, Some(1), "{other:?}");
+    assert!(other.stderr.contains("error: ") && other.stderr.contains(" differ"), "{other:?}");
+    let report: Value = serde_json::from_str(&other.stdout).expect("JSON");
+    assert!(report["agree"].as_u64() < report["values"].as_u64(), "{report:#}");
+    compared(&fixtures.join("none.safetensors"), &[]).assert_error(&["none.safetensors"]);
+}

@@ -7,6 +7,8 @@
 
 mod codes;
 mod matrix;
+mod pages;
+mod rotation;
 mod rows;
 mod sums;
 
@@ -24,6 +26,8 @@ use cubecl::prelude::*;
 
 pub(crate) use codes::*;
 pub(crate) use matrix::MatrixBuffers;
+pub(crate) use pages::*;
+pub(crate) use rotation::*;
 pub(crate) use rows::*;
 pub(crate) use sums::*;
 

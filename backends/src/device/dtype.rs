@@ -5,6 +5,11 @@ use burn::tensor::{DType, Device};
 use super::{BackendKind, OpenDevice};
 
 impl OpenDevice {
+    /// Names of the floats that it computes in: of `f32`, `bf16`, `f16`.
+    pub fn floats(&self) -> Vec<&'static str> {
+        floats(&self.device)
+    }
+
     /// `wanted` where the device has it, otherwise the nearest float that it has, with a note
     /// for the user. What is missing becomes f32: f16 would overflow where bf16 does not.
     pub fn nearest_float(&self, wanted: DType) -> (DType, Option<String>) {

@@ -11,6 +11,8 @@ mod dtype;
 mod error;
 #[cfg(feature = "cpu")]
 mod host;
+mod kept;
+mod parity;
 mod probe;
 #[cfg(feature = "rocm")]
 mod rocm;
@@ -22,6 +24,7 @@ mod wgpu;
 use burn::tensor::{DType, Device};
 
 pub use error::DeviceError;
+pub use kept::keep_in;
 pub use selection::{BackendKind, Selection};
 pub use speed::DeviceSpeed;
 
@@ -128,6 +131,25 @@ pub fn list() -> Vec<Listing> {
         }
     }
     listings
+}
+
+/// Opens every device of `kind`, software adapters too. Where there is none, the one error says why.
+pub fn open_each(kind: BackendKind) -> Vec<Result<OpenDevice, DeviceError>> {
+    match candidates(kind) {
+        Ok(found) => {
+            let why = "one of all of its backend";
+            found.into_iter().map(|candidate| start(candidate, why.into())).collect()
+        }
+        Err(error) => vec![Err(error)],
+    }
+}
+
+/// The folder of the CUDA toolkit, whose headers kernels include, where there is one.
+pub fn cuda_toolkit() -> Option<std::path::PathBuf> {
+    #[cfg(feature = "cuda")]
+    return cubecl::cuda::install::cuda_path();
+    #[cfg(not(feature = "cuda"))]
+    return None;
 }
 
 fn open_named(kind: BackendKind, index: usize) -> Result<OpenDevice, DeviceError> {

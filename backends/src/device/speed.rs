@@ -1,6 +1,6 @@
 //! What a device reaches when it does nothing else: the measure for how well it is used.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use burn::tensor::{DType, Device, Distribution, Tensor, s};
 
@@ -35,26 +35,39 @@ impl OpenDevice {
     /// # Errors
     /// What the device said, on one line, where it does not compute.
     pub fn measure_speed(&self, dtype: DType) -> Result<DeviceSpeed, String> {
-        let sizes = match (self.kind, self.software) {
+        let (sizes, device) = (self.sizes(), &self.device);
+        probe::guarded(|| DeviceSpeed {
+            bytes_per_second: copied(device, &sizes, Duration::MAX)
+                .max(read(device, dtype, &sizes)),
+            flops_per_second: multiplied(device, dtype, &sizes),
+        })
+    }
+
+    /// Bytes per second of a copy in the device's memory, from as many rounds as begin within
+    /// `limit` and at least one. Takes less than a second beyond that.
+    ///
+    /// # Errors
+    /// What the device said, on one line, where it does not compute.
+    pub fn measure_copy(&self, limit: Duration) -> Result<f64, String> {
+        probe::guarded(|| copied(&self.device, &self.sizes(), limit))
+    }
+
+    fn sizes(&self) -> Sizes {
+        match (self.kind, self.software) {
             (_, true) => Sizes { copied: 1 << 26, width: 256, runs: 1 },
             (BackendKind::Cpu, _) => Sizes { copied: 1 << 28, width: 1024, runs: 1 },
             // Buffers of 128 MiB are what every GPU takes.
             _ => Sizes { copied: 1 << 27, width: 4096, runs: 8 },
-        };
-        let device = &self.device;
-        probe::guarded(|| DeviceSpeed {
-            bytes_per_second: copied(device, &sizes).max(read(device, dtype, &sizes)),
-            flops_per_second: multiplied(device, dtype, &sizes),
-        })
+        }
     }
 }
 
 /// Bytes per second of a copy in f32.
-fn copied(device: &Device, sizes: &Sizes) -> f64 {
+fn copied(device: &Device, sizes: &Sizes, limit: Duration) -> f64 {
     let count = sizes.copied / size_of::<f32>();
     let source = Tensor::<1>::ones([count], (device, DType::F32));
     let mut target = Tensor::<1>::zeros([count], (device, DType::F32));
-    let seconds = best(device, sizes.runs, || {
+    let seconds = best(device, sizes.runs, limit, || {
         target.inplace(|target| target.slice_assign(s![0..count], source.clone()));
     });
     read_back(target.narrow(0, 0, 1));
@@ -69,7 +82,9 @@ fn read(device: &Device, dtype: DType, sizes: &Sizes) -> f64 {
     let matrix = Tensor::<2>::ones([rows, columns], (device, dtype)).transpose();
     let vector = Tensor::<2>::ones([1, columns], (device, dtype));
     let mut last = None;
-    let seconds = best(device, sizes.runs, || last = Some(vector.clone().matmul(matrix.clone())));
+    let seconds = best(device, sizes.runs, Duration::MAX, || {
+        last = Some(vector.clone().matmul(matrix.clone()));
+    });
     last.into_iter().for_each(|product| read_back(product.flatten::<1>(0, 1).narrow(0, 0, 1)));
     (rows * columns * dtype.size()) as f64 / seconds
 }
@@ -83,20 +98,26 @@ fn multiplied(device: &Device, dtype: DType, sizes: &Sizes) -> f64 {
     };
     let (a, b) = (matrix(), matrix());
     let mut last = None;
-    let seconds = best(device, sizes.runs, || last = Some(a.clone().matmul(b.clone())));
+    let seconds =
+        best(device, sizes.runs, Duration::MAX, || last = Some(a.clone().matmul(b.clone())));
     last.into_iter().for_each(|product| read_back(product.flatten::<1>(0, 1).narrow(0, 0, 1)));
     2.0 * (width as f64).powi(3) / seconds
 }
 
-/// Seconds of one run in the best round.
-fn best(device: &Device, runs: usize, mut run: impl FnMut()) -> f64 {
-    let round = |_| {
+/// Seconds of one run in the best round of those that begin within `limit`.
+fn best(device: &Device, runs: usize, limit: Duration, mut run: impl FnMut()) -> f64 {
+    let began = Instant::now();
+    let mut best = f64::INFINITY;
+    for _ in 0..ROUNDS {
         let started = Instant::now();
         (0..runs).for_each(|_| run());
         device.sync().expect("a device that computes");
-        started.elapsed().as_secs_f64() / runs as f64
-    };
-    (0..ROUNDS).map(round).fold(f64::INFINITY, f64::min)
+        best = best.min(started.elapsed().as_secs_f64() / runs as f64);
+        if began.elapsed() >= limit {
+            break;
+        }
+    }
+    best
 }
 
 /// A kernel that failed says so only here.
@@ -117,7 +138,9 @@ mod tests {
             let multiplied = multiplied(&device.device, dtype, &sizes);
             assert!(read.is_finite() && read > 0.0 && multiplied.is_finite() && multiplied > 0.0);
         }
-        let copied = copied(&device.device, &sizes);
-        assert!(copied.is_finite() && copied > 0.0);
+        for limit in [Duration::MAX, Duration::ZERO] {
+            let copied = copied(&device.device, &sizes, limit);
+            assert!(copied.is_finite() && copied > 0.0);
+        }
     }
 }

@@ -76,6 +76,28 @@ impl KvLayer {
         rows
     }
 
+    /// Keys and values, to be written.
+    ///
+    /// # Panics
+    /// When the layer holds latents.
+    #[cfg(feature = "cube")]
+    pub(crate) fn keys_and_values_mut(&mut self) -> [&mut KvRows; 2] {
+        let Held::Gqa { keys, values } = &mut self.0 else {
+            panic!("a layer of latents has no keys and values")
+        };
+        [keys, values]
+    }
+
+    /// Latents and rotated keys, to be written.
+    ///
+    /// # Panics
+    /// When the layer holds keys and values.
+    #[cfg(feature = "cube")]
+    pub(crate) fn latents_mut(&mut self) -> &mut KvRows {
+        let Held::Mla(rows) = &mut self.0 else { panic!("a layer of keys has no latents") };
+        rows
+    }
+
     /// All that the layer holds.
     pub(super) fn all_rows(&self) -> Vec<&KvRows> {
         match &self.0 {

@@ -38,6 +38,17 @@ impl Case {
     pub fn dims<const N: usize>(&self) -> [usize; N] {
         self.shape.try_into().unwrap_or_else(|_| panic!("case {}: {N} dimensions", self.label))
     }
+
+    /// The first dimensions, and the rest in pairs: cached and query tokens of each sequence.
+    ///
+    /// # Panics
+    /// When the rest are no pairs.
+    pub(super) fn dims_and_sequences<const N: usize>(&self) -> ([usize; N], &[[usize; 2]]) {
+        let (dims, rest) = self.shape.split_first_chunk::<N>().expect("dimensions");
+        let (sequences, odd) = rest.as_chunks();
+        assert!(odd.is_empty(), "case {}: pairs for its sequences", self.label);
+        (*dims, sequences)
+    }
 }
 
 /// Source of the random inputs of a case: the same values on every device.
@@ -155,8 +166,20 @@ pub(super) struct PagedCase {
 }
 
 impl PagedCase {
-    /// One `[cached, queries]` for each sequence: tokens before the step and in it.
+    /// Without padding.
+    #[cfg(all(test, feature = "cpu"))]
     pub(super) fn new(sequences: &[[usize; 2]], page_size: usize, device: &Device) -> Self {
+        Self::padded(sequences, 0, page_size, device)
+    }
+
+    /// One `[cached, queries]` for each sequence: tokens before the step and in it; and `padding`
+    /// more tokens that belong to none.
+    pub(super) fn padded(
+        sequences: &[[usize; 2]],
+        padding: usize,
+        page_size: usize,
+        device: &Device,
+    ) -> Self {
         let lengths: Vec<usize> = sequences.iter().map(|[cached, new]| cached + new).collect();
         let counts: Vec<usize> = lengths.iter().map(|rows| rows.div_ceil(page_size)).collect();
         let longest = counts.iter().copied().max().unwrap_or(1);
@@ -178,9 +201,12 @@ impl PagedCase {
             rows.resize(positions.len(), sequence);
             starts.push(positions.len());
         }
-        let shape = TileShape::of(positions.len(), sequences.len());
+        let tokens = positions.len() + padding;
+        positions.resize(tokens, 0);
+        rows.resize(tokens, 0);
+        let shape = TileShape::of(tokens, sequences.len());
         let queries = sequences.iter().map(|[_, queries]| *queries);
-        let tiles = Tiles::new(queries, shape, positions.len());
+        let tiles = Tiles::new(queries, shape, tokens);
         let host = |values: Vec<i32>| Tensor::<1, Int>::from_data(values.as_slice(), device);
         let ints =
             |values: Vec<usize>| host(values.into_iter().map(|value| value as i32).collect());

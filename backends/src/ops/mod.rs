@@ -6,9 +6,11 @@ pub mod case;
 mod embedding;
 #[cfg(feature = "cpu")]
 mod flex;
+mod gqa_write;
 mod kv_write;
 mod linear;
 mod mla_attention;
+mod mla_write;
 mod moe_experts;
 mod moe_route;
 mod paged_attention;
@@ -22,15 +24,17 @@ mod sample;
 mod swiglu;
 
 pub use embedding::embedding;
+pub use gqa_write::{HeadNorms, gqa_write};
 pub use kv_write::kv_write;
 pub use linear::{linear, wide_linear};
-pub use mla_attention::{MlaForm, MlaQueries, mla_attention};
+pub use mla_attention::{MlaForm, MlaQueries, PreparedQueries, mla_attention};
+pub use mla_write::{MlaProjected, mla_write};
 pub use moe_experts::{ExpertGroup, ExpertWeights, moe_experts};
 pub use moe_route::{Routed, Routing, moe_route};
 pub use paged_attention::paged_attention;
 pub use path::{Path, takes_kernels, use_reference_only};
 pub use quantise_fp8::{Fp8Activations, quantise_fp8};
-pub use rms_norm::{add_rms_norm, rms_norm};
+pub use rms_norm::{Norm, add_rms_norm, rms_norm};
 pub use rope::{RopeOrder, RotaryTable, Rotation, rope};
 pub use sample::{
     Draw, Logprobs, NEVER, Penalties, allow, argmax, logprobs, penalise, sample, verify,
@@ -40,9 +44,11 @@ pub use swiglu::{swiglu, swiglu_joint};
 /// Every op, in alphabetical order.
 pub const KERNELS: &[&case::Kernel] = &[
     &embedding::cases::KERNEL,
+    &gqa_write::cases::KERNEL,
     &kv_write::cases::KERNEL,
     &linear::cases::KERNEL,
     &mla_attention::cases::KERNEL,
+    &mla_write::cases::KERNEL,
     &moe_experts::cases::KERNEL,
     &moe_route::cases::KERNEL,
     &paged_attention::cases::KERNEL,

@@ -28,6 +28,7 @@ Keys of each row of --json, null where it does not apply:
                               host, waiting
   device_idle_share           time in which there was work and the device had none
   drafts                      {drafted, accepted, acceptance}, by place
+  replayed_steps              steps that ran as a recording; not_recorded says why none did
 Tokens of latency's time to first token are those of --prompt-tokens; its bandwidth_share is
 that of the answer, its flop_share that of the prompt.";
 
@@ -140,6 +141,10 @@ pub(crate) struct SweepArgs {
     /// Tokens of each prompt
     #[arg(long, value_name = "TOKENS", default_value_t = 64, value_parser = at_least_one)]
     pub(crate) prompt_tokens: usize,
+    /// Tokens of each stream that are in the cache before its prompts, rounded down to whole
+    /// pages of 64
+    #[arg(long, value_name = "TOKENS", default_value_t = 0)]
+    pub(crate) depth: usize,
     /// Tokens of each answer
     #[arg(long, value_name = "TOKENS", default_value_t = 64, value_parser = at_least_two)]
     pub(crate) output_tokens: usize,

@@ -21,6 +21,9 @@ use crate::resolve::Place;
 use crate::{files, ui};
 use report::{Machine, Report};
 
+/// Tokens of a page: what is shared of a prompt is whole pages.
+const PAGE: usize = 64;
+
 /// Measures what was asked for.
 pub(crate) fn bench(args: &BenchArgs) -> Result<Outcome> {
     match &args.what {

@@ -10,7 +10,7 @@ use glm_runtime::load::Checkpoint;
 use glm_runtime::{DtypeChoice, QuantChoice};
 use serde_json::{Value, json};
 
-use super::{Outcome, logits};
+use super::{Outcome, golden, logits};
 use crate::args::{EngineArgs, InspectArgs};
 use crate::model::ModelChoice;
 use crate::ui;
@@ -21,6 +21,9 @@ pub(crate) fn inspect(args: &InspectArgs) -> Result<Outcome> {
     model.note_unused(&args.source);
     if let (Some(ids), Some(out)) = (&args.logits, &args.out) {
         return logits::forward(args, &model, ids, out);
+    }
+    if let Some(recorded) = &args.golden {
+        return golden::compare(args, &model, recorded);
     }
     let (config, checkpoint) = model.describe(&args.source, args.engine.load_format)?;
     let all = checkpoint.as_ref().map(tensors);

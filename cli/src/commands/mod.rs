@@ -1,8 +1,10 @@
-//! One file per command; `logits` is the part of `inspect` that runs the model.
+//! One file per command; `logits` and `golden` are the parts of `inspect` that run the model.
 
 mod bench;
 mod chat;
 mod devices;
+mod doctor;
+mod golden;
 mod inspect;
 mod logits;
 mod plan;
@@ -29,5 +31,6 @@ pub(crate) fn dispatch(command: &Command) -> Result<Outcome> {
         Command::Plan(args) => plan::plan(args),
         Command::Bench(args) => bench::bench(args),
         Command::Devices(args) => devices::devices(args),
+        Command::Doctor(args) => doctor::doctor(args),
     }
 }

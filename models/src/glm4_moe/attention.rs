@@ -1,4 +1,4 @@
-use burn::tensor::{Tensor, s};
+use burn::tensor::Tensor;
 use glm_backends::kv::KvLayer;
 use glm_backends::ops::{self, Rotation};
 use glm_backends::ranks::Rank;
@@ -55,28 +55,15 @@ impl Attention {
         batch: &ForwardBatch,
         kv: &mut KvLayer,
     ) -> Tensor<2> {
+        let norms = self.norms.as_ref().map(|norms| ops::HeadNorms {
+            query: norms.query.op(),
+            key: norms.key.op(),
+        });
         let joint = self.project.forward(x);
-        let keys = kv.keys().width();
-        let queries = joint.dims()[1] - 2 * keys;
-        let mut q = self.heads(joint.clone().slice(s![.., 0..queries]));
-        let mut k = self.heads(joint.clone().slice(s![.., queries..queries + keys]));
-        let v = joint.slice(s![.., queries + keys..]);
-        if let Some(norms) = &self.norms {
-            q = norms.query.forward(q);
-            k = norms.key.forward(k);
-        }
-        let q = ops::rope(q, rotation);
-        let k = ops::rope(k, rotation);
-
-        kv.write(k.flatten(1, 2), v, batch.slots.clone());
+        let slots = batch.slots.clone();
+        let q = ops::gqa_write(joint, self.head_dim, norms, rotation, kv, slots);
         let attended = ops::paged_attention(q, kv, &batch.tables, batch.page_size(), self.scale);
         self.output.forward(attended.flatten(1, 2))
-    }
-
-    /// `[tokens, heads * head_dim]` → `[tokens, heads, head_dim]`
-    fn heads(&self, x: Tensor<2>) -> Tensor<3> {
-        let [tokens, width] = x.dims();
-        x.reshape([tokens, width / self.head_dim, self.head_dim])
     }
 }
 

@@ -1,11 +1,11 @@
 use burn::tensor::{Tensor, s};
 use glm_backends::kv::KvLayer;
-use glm_backends::ops::{self, MlaForm, MlaQueries, Rotation};
+use glm_backends::ops::{self, MlaForm, MlaProjected, Rotation};
 use glm_backends::weight::Weight;
 
 use super::Config;
 use crate::forward::{BatchShape, ForwardBatch};
-use crate::nn::{Linear, RmsNorm};
+use crate::nn::{JointLinear, Linear, RmsNorm};
 use crate::weights::{LoadError, OnLoad, Split, Weights};
 
 /// The norms of the latents do not take `rms_norm_eps`: transformers leaves them at the default of
@@ -20,8 +20,6 @@ const LATENT_EPS: f64 = 1e-6;
 #[derive(Debug)]
 pub(super) struct Attention {
     query: Query,
-    /// `W_DKV` and `W_KR`
-    down: Linear,
     latent_norm: RmsNorm,
     /// `W_UK` and `W_UV` of each head in turn
     up: Weight,
@@ -39,13 +37,10 @@ impl Attention {
         let held = w.rank().range(heads);
         let held = held.ok_or_else(|| w.indivisible("o_proj.weight", &values))?.len();
 
-        let down = [kv_lora_rank + qk_rope_head_dim, hidden];
-        let down = Linear::load(&w.at("kv_a_proj_with_mqa"), down, Split::Replicated)?;
         let up = [heads * (qk_nope_head_dim + v_head_dim), kv_lora_rank];
         let up = w.at("kv_b_proj").weight("weight", up, Split::Column, OnLoad::Quantise)?;
         Ok(Self {
             query: Query::load(w, config)?,
-            down,
             latent_norm: RmsNorm::load(&w.at("kv_a_layernorm"), kv_lora_rank, LATENT_EPS)?,
             up,
             output: Linear::load(&w.at("o_proj"), values, Split::Row)?,
@@ -68,57 +63,62 @@ impl Attention {
         batch: &ForwardBatch,
         kv: &mut KvLayer,
     ) -> Tensor<2> {
-        let Widths { heads, nope, rope, latent, .. } = self.widths;
-        let [tokens, _] = x.dims();
-        let q = self.query.forward(x.clone()).reshape([tokens, heads, nope + rope]);
-        let q = MlaQueries {
-            nope: q.clone().slice(s![.., .., 0..nope]),
-            rope: ops::rope(q.slice(s![.., .., nope..]), rotation),
-        };
-
-        let down = self.down.forward(x);
-        let c = self.latent_norm.forward(down.clone().slice(s![.., 0..latent]));
-        let k_rope = down.slice(s![.., latent..]).reshape([tokens, 1, rope]);
-        let k_rope = ops::rope(k_rope, rotation).reshape([tokens, rope]);
-        kv.write_latents(Tensor::cat(vec![c, k_rope], 1), batch.slots.clone());
-
-        let page_size = batch.page_size();
+        let (q, down) = self.query.forward(x);
+        let norm = self.latent_norm.op();
+        let projected = MlaProjected { q, down, norm, heads: self.widths.heads };
+        let (page_size, slots) = (batch.page_size(), batch.slots.clone());
         let form = self.widths.cheaper_form(batch.shape(), page_size);
+        let q = ops::mla_write(projected, &self.up, rotation, kv, slots, form);
         let attended =
             ops::mla_attention(q, &self.up, kv, &batch.tables, page_size, self.scale, form);
         self.output.forward(attended.flatten(1, 2))
     }
 }
 
-/// Projection of the queries of this rank's heads, `[tokens, hidden]` →
-/// `[tokens, heads * (nope + rope)]`.
+/// Projections of the input: the queries of this rank's heads, and what a token leaves in the cache.
 #[derive(Debug)]
-struct Query {
-    /// `W_DQ` and its norm, where the queries come from a latent
-    latent: Option<(Linear, RmsNorm)>,
-    /// `W_UQ` and `W_QR` of each head in turn
-    up: Linear,
+enum Query {
+    /// `W_Q` of each head in turn, and `W_DKV` and `W_KR`
+    Direct { up: Linear, down: Linear },
+    /// Queries from a latent of their own: `W_DQ` and with it `W_DKV` and `W_KR`, the norm of the
+    /// latent, and `W_UQ` and `W_QR` of each head in turn
+    Latent { down: JointLinear, norm: RmsNorm, rank: usize, up: Linear },
 }
 
 impl Query {
     fn load(w: &Weights<'_>, config: &Config) -> Result<Self, LoadError> {
         let (hidden, out) = (config.hidden_size, config.num_attention_heads * config.qk_head_dim());
+        let cached = config.kv_lora_rank + config.qk_rope_head_dim;
         let Some(rank) = config.q_lora_rank else {
-            let up = Linear::load(&w.at("q_proj"), [out, hidden], Split::Column)?;
-            return Ok(Self { latent: None, up });
+            return Ok(Self::Direct {
+                up: Linear::load(&w.at("q_proj"), [out, hidden], Split::Column)?,
+                down: Linear::load(
+                    &w.at("kv_a_proj_with_mqa"),
+                    [cached, hidden],
+                    Split::Replicated,
+                )?,
+            });
         };
-        let down = Linear::load(&w.at("q_a_proj"), [rank, hidden], Split::Replicated)?;
-        let norm = RmsNorm::load(&w.at("q_a_layernorm"), rank, LATENT_EPS)?;
-        let up = Linear::load(&w.at("q_b_proj"), [out, rank], Split::Column)?;
-        Ok(Self { latent: Some((down, norm)), up })
+        let parts = [("q_a_proj", rank), ("kv_a_proj_with_mqa", cached)];
+        Ok(Self::Latent {
+            down: JointLinear::load(w, &parts, hidden, Split::Replicated, false)?,
+            norm: RmsNorm::load(&w.at("q_a_layernorm"), rank, LATENT_EPS)?,
+            rank,
+            up: Linear::load(&w.at("q_b_proj"), [out, rank], Split::Column)?,
+        })
     }
 
-    fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        let c = match &self.latent {
-            Some((down, norm)) => norm.forward(down.forward(x)),
-            None => x,
-        };
-        self.up.forward(c)
+    /// `x [tokens, hidden]` → queries `[tokens, heads * (nope + rope)]` and what is cached, before its
+    /// norm and rotation, `[tokens, latent + rope]`.
+    fn forward(&self, x: Tensor<2>) -> (Tensor<2>, Tensor<2>) {
+        match self {
+            Self::Direct { up, down } => (up.forward(x.clone()), down.forward(x)),
+            Self::Latent { down, norm, rank, up } => {
+                let joint = down.forward(x);
+                let latent = joint.clone().slice(s![.., 0..*rank]);
+                (up.forward(norm.forward(latent)), joint.slice(s![.., *rank..]))
+            }
+        }
     }
 }
 

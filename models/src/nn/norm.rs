@@ -15,6 +15,11 @@ impl RmsNorm {
         Ok(Self { weight: w.tensor("weight", [width])?, eps })
     }
 
+    /// Weight and epsilon, for an op that norms on its way.
+    pub(crate) fn op(&self) -> ops::Norm<'_> {
+        ops::Norm { weight: &self.weight, eps: self.eps }
+    }
+
     /// `x + added` and its norm, all `[tokens, width]`.
     pub(crate) fn forward_added(&self, x: Tensor<2>, added: Tensor<2>) -> (Tensor<2>, Tensor<2>) {
         ops::add_rms_norm(x, added, self.weight.clone(), self.eps)

@@ -14,6 +14,8 @@ pub(crate) const KERNEL: Kernel = Kernel {
         Case { label: "f16", shape: &[5, 64, 2, 12, kv_format::F16], seed: 4 },
         Case { label: "fp8", shape: &[40, 256, 3, 16, kv_format::FP8], seed: 5 },
         Case { label: "fp8_odd_width", shape: &[5, 64, 3, 19, kv_format::FP8], seed: 6 },
+        Case { label: "fp8_latents", shape: &[3, 64, 1, 512, kv_format::FP8], seed: 7 },
+        Case { label: "one_value", shape: &[2, 64, 1, 1, kv_format::FP8], seed: 8 },
     ],
     // A scale may differ in its last bit.
     tolerance: 1e-6,

@@ -3,6 +3,10 @@
 pub(super) mod cases;
 #[cfg(feature = "cpu")]
 mod cpu;
+#[cfg(feature = "cube")]
+mod kernel;
+#[cfg(feature = "cube")]
+pub(crate) mod launch;
 mod reference;
 
 use burn::tensor::{Int, Tensor};
@@ -19,6 +23,10 @@ pub fn kv_write(pages: &mut KvRows, rows: Tensor<2>, slots: Tensor<1, Int>) {
     #[cfg(feature = "cpu")]
     if super::flex::computes_on(&rows.device()) {
         return reference::kv_write(pages, rows, slots, cpu::quantised);
+    }
+    #[cfg(feature = "cube")]
+    if super::path::takes_kernels(&rows.device()) {
+        return launch::kv_write(pages, rows, slots);
     }
     reference::kv_write(pages, rows, slots, reference::quantised);
 }

@@ -157,6 +157,14 @@ pub(super) fn few(
     out
 }
 
+/// A weight in `dtype`, `[out, in]`. FP8 is expanded anew at each call.
+pub(crate) fn dense(weight: &Weight, dtype: DType) -> Tensor<2> {
+    match weight {
+        Weight::Dense(weight) => weight.clone().cast(dtype),
+        Weight::Fp8(matrix) => cube::tensor(expand(matrix, dtype, true)),
+    }
+}
+
 /// The matrix in floats, `[rows, width]`, with its scales or without them.
 fn expand(matrix: &Fp8Matrix, dtype: DType, scaled: bool) -> CubeTensor {
     let words = cube::strided_ints(matrix.words().clone());

@@ -3,6 +3,10 @@
 pub(super) mod cases;
 #[cfg(feature = "cpu")]
 mod cpu;
+#[cfg(feature = "cube")]
+mod kernel;
+#[cfg(feature = "cube")]
+pub(crate) mod launch;
 mod reference;
 
 use burn::tensor::Tensor;
@@ -17,6 +21,36 @@ pub struct MlaQueries {
     pub nope: Tensor<3>,
     /// Rotated, `[tokens, heads, rope]`.
     pub rope: Tensor<3>,
+}
+
+/// Queries of a step in one of the forms in which attention takes them.
+#[derive(Debug, Clone)]
+pub enum PreparedQueries {
+    /// As the heads have them.
+    Heads(MlaQueries),
+    /// With `W_UKᵀ` applied to their first part.
+    Absorbed {
+        /// Of latents and rotated keys, `[tokens, heads, latent + rope]`.
+        queries: Tensor<3>,
+        /// Values of a head's query without position, which are rows of the matrix.
+        nope: usize,
+    },
+}
+
+impl PreparedQueries {
+    #[cfg(feature = "cube")]
+    fn device(&self) -> burn::tensor::Device {
+        match self {
+            PreparedQueries::Heads(q) => q.nope.device(),
+            PreparedQueries::Absorbed { queries, .. } => queries.device(),
+        }
+    }
+}
+
+impl From<MlaQueries> for PreparedQueries {
+    fn from(q: MlaQueries) -> Self {
+        PreparedQueries::Heads(q)
+    }
 }
 
 /// In which order the products of [`mla_attention`] are formed. Both give the same result.
@@ -44,12 +78,13 @@ pub enum MlaForm {
 /// before). Query lengths may be ragged. Rows of padded tokens hold finite values without meaning.
 /// Softmax in f32, sums in f32. An FP8 `kv_b` is widened in both forms, with activations in floats:
 /// the absorbed form applies it to what no checkpoint has a scheme for, and the numbers must not
-/// depend on the form.
+/// depend on the form. Kernels take the absorbed form for all steps; `form` is for the other paths,
+/// and for queries that are not absorbed yet.
 ///
 /// Shapes: `kv_b [heads * (nope + value), latent]`, cached rows `[slots, latent + rope]` →
 /// `[tokens, heads, value]`.
 pub fn mla_attention(
-    q: MlaQueries,
+    q: impl Into<PreparedQueries>,
     kv_b: &Weight,
     layer: &KvLayer,
     tables: &PageTables,
@@ -57,9 +92,21 @@ pub fn mla_attention(
     scale: f64,
     form: MlaForm,
 ) -> Tensor<3> {
+    let q = q.into();
     #[cfg(feature = "cpu")]
-    if form == MlaForm::Absorbed && super::flex::computes_on(&q.nope.device()) {
-        return cpu::mla_attention(q, kv_b, layer, tables, page_size, scale);
+    if let (PreparedQueries::Heads(q), MlaForm::Absorbed) = (&q, form)
+        && super::flex::computes_on(&q.nope.device())
+    {
+        return cpu::mla_attention(q.clone(), kv_b, layer, tables, page_size, scale);
+    }
+    #[cfg(feature = "cube")]
+    if super::path::takes_kernels(&q.device()) {
+        return launch::mla_attention(q, kv_b, layer, tables, page_size, scale);
     }
     reference::mla_attention(q, kv_b, layer, tables, page_size, scale, form)
+}
+
+/// Queries of latents and rotated keys, `[tokens, heads, latent + rope]`.
+pub(super) fn absorbed_queries(q: PreparedQueries, kv_b: &Weight) -> Tensor<3> {
+    reference::UpProjection::new(&q, kv_b).absorbed(q)
 }

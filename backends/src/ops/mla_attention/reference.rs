@@ -1,6 +1,6 @@
 use burn::tensor::{DType, Tensor, activation::softmax, s};
 
-use super::{MlaForm, MlaQueries};
+use super::{MlaForm, MlaQueries, PreparedQueries};
 use crate::kv::{KvLayer, PageTables};
 use crate::ops::pages::{HIDDEN, hidden, slots, slots_of_tiles, to_tiles, to_tokens};
 use crate::ops::product::product;
@@ -9,7 +9,7 @@ use crate::weight::Weight;
 /// Gathers for each tile of tokens the pages of its sequence, as the reference of `paged_attention`
 /// does. `N` tiles of `M` tokens, `S` sequences, `R` rows of the longest block table.
 pub(super) fn mla_attention(
-    q: MlaQueries,
+    q: impl Into<PreparedQueries>,
     kv_b: &Weight,
     layer: &KvLayer,
     tables: &PageTables,
@@ -17,14 +17,16 @@ pub(super) fn mla_attention(
     scale: f64,
     form: MlaForm,
 ) -> Tensor<3> {
-    let [_, heads, nope] = q.nope.dims();
-    let up = UpProjection { matrix: kv_b.dense(q.nope.dtype()), heads, nope };
-    match form {
-        MlaForm::Absorbed => {
-            let attended = absorbed(up.absorb(q), &up, layer, tables, page_size, scale);
+    let q = q.into();
+    let up = UpProjection::new(&q, kv_b);
+    match (q, form) {
+        (PreparedQueries::Heads(q), MlaForm::Expanded) => {
+            expanded(q, &up, layer, tables, page_size, scale)
+        }
+        (q, _) => {
+            let attended = absorbed(up.absorbed(q), &up, layer, tables, page_size, scale);
             up.expand_results(attended)
         }
-        MlaForm::Expanded => expanded(q, &up, layer, tables, page_size, scale),
     }
 }
 
@@ -101,6 +103,22 @@ pub(super) struct UpProjection {
 }
 
 impl UpProjection {
+    pub(super) fn new(q: &PreparedQueries, kv_b: &Weight) -> Self {
+        let ([_, heads, _], nope, dtype) = match q {
+            PreparedQueries::Heads(q) => (q.nope.dims(), q.nope.dims()[2], q.nope.dtype()),
+            PreparedQueries::Absorbed { queries, nope } => (queries.dims(), *nope, queries.dtype()),
+        };
+        UpProjection { matrix: kv_b.dense(dtype), heads, nope }
+    }
+
+    /// Queries of latents and rotated keys, `[tokens, heads, latent + rope]`.
+    pub(super) fn absorbed(&self, q: PreparedQueries) -> Tensor<3> {
+        match q {
+            PreparedQueries::Heads(q) => self.absorb(q),
+            PreparedQueries::Absorbed { queries, .. } => queries,
+        }
+    }
+
     /// `W_UK`, `[heads, nope, latent]`
     fn keys(&self) -> Tensor<3> {
         self.of_heads().slice(s![.., 0..self.nope, ..])

@@ -1,8 +1,18 @@
 //! Attention over paged keys and values.
 
+#[cfg(feature = "cube")]
+pub(super) mod attend;
+#[cfg(feature = "cube")]
+mod block;
 pub(super) mod cases;
+#[cfg(feature = "cube")]
+pub(super) mod combine;
 #[cfg(feature = "cpu")]
 pub(super) mod cpu;
+#[cfg(feature = "cube")]
+mod kernel;
+#[cfg(feature = "cube")]
+pub(crate) mod launch;
 mod reference;
 #[cfg(feature = "cpu")]
 mod softmax;
@@ -28,6 +38,10 @@ pub fn paged_attention(
     #[cfg(feature = "cpu")]
     if super::flex::computes_on(&q.device()) {
         return cpu::paged_attention(q, layer, tables, page_size, scale);
+    }
+    #[cfg(feature = "cube")]
+    if super::path::takes_kernels(&q.device()) {
+        return launch::paged_attention(q, layer, tables, page_size, scale);
     }
     reference::paged_attention(q, layer, tables, page_size, scale)
 }

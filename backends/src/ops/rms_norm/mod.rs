@@ -9,6 +9,15 @@ mod reference;
 
 use burn::tensor::Tensor;
 
+/// Weight of an RMS norm, `[width]`, and what is added to the mean.
+#[derive(Debug, Clone, Copy)]
+pub struct Norm<'a> {
+    /// `[width]`
+    pub weight: &'a Tensor<1>,
+    /// Added to the mean of the squares.
+    pub eps: f64,
+}
+
 /// Root-mean-square norm over the last axis: `x / sqrt(mean(x²) + eps) * weight`
 /// ([Zhang and Sennrich 2019](https://arxiv.org/abs/1910.07467)).
 ///

@@ -1,6 +1,10 @@
 //! Rotary position embedding.
 
 pub(super) mod cases;
+#[cfg(feature = "cube")]
+mod kernel;
+#[cfg(feature = "cube")]
+pub(crate) mod launch;
 mod reference;
 
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
@@ -32,12 +36,13 @@ pub struct RotaryTable {
 /// Cosines and sines of the tokens of one step, shared by all its layers.
 #[derive(Debug, Clone)]
 pub struct Rotation {
-    /// Which values are pairs.
-    pub order: RopeOrder,
-    /// `[tokens, rotary_dim / 2]`
-    pub cos: Tensor<2>,
-    /// `[tokens, rotary_dim / 2]`
-    pub sin: Tensor<2>,
+    pub(crate) order: RopeOrder,
+    /// `[rows, rotary_dim / 2]`
+    cos: Tensor<2>,
+    /// `[rows, rotary_dim / 2]`
+    sin: Tensor<2>,
+    /// Row of each token, `[tokens]`; without it, each token has its own.
+    positions: Option<Tensor<1, Int>>,
 }
 
 impl RotaryTable {
@@ -69,13 +74,38 @@ impl RotaryTable {
         RotaryTable { order, cos: upload(cos), sin: upload(sin) }
     }
 
-    /// The rows of `positions [tokens]`.
+    /// The rotation of tokens at `positions [tokens]`. Where kernels compute, they read the table;
+    /// elsewhere its rows are gathered here, once for all layers.
     pub fn at(&self, positions: Tensor<1, Int>) -> Rotation {
-        Rotation {
-            order: self.order,
-            cos: self.cos.clone().select(0, positions.clone()),
-            sin: self.sin.clone().select(0, positions),
+        let (order, cos, sin) = (self.order, self.cos.clone(), self.sin.clone());
+        let whole = Rotation { order, cos, sin, positions: Some(positions) };
+        #[cfg(feature = "cube")]
+        if super::path::takes_kernels(&whole.cos.device()) {
+            return whole;
         }
+        let (cos, sin) = whole.gathered();
+        Rotation { order, cos, sin, positions: None }
+    }
+}
+
+impl Rotation {
+    /// Cosines and sines of each token, `[tokens, rotary_dim / 2]`.
+    fn gathered(&self) -> (Tensor<2>, Tensor<2>) {
+        let rows = |table: &Tensor<2>| match &self.positions {
+            Some(positions) => table.clone().select(0, positions.clone()),
+            None => table.clone(),
+        };
+        (rows(&self.cos), rows(&self.sin))
+    }
+
+    /// Cosines and sines, and the row of each token in them.
+    #[cfg(feature = "cube")]
+    fn rows(&self) -> (Tensor<2>, Tensor<2>, Tensor<1, Int>) {
+        let positions = match &self.positions {
+            Some(positions) => positions.clone(),
+            None => Tensor::arange(0..self.cos.dims()[0] as i64, &self.cos.device()),
+        };
+        (self.cos.clone(), self.sin.clone(), positions)
     }
 }
 
@@ -83,8 +113,12 @@ impl RotaryTable {
 /// value stays at its place: `(a, b)` becomes `(a cos - b sin, b cos + a sin)`. (transformers moves
 /// interleaved pairs to half-split places, which changes no product of queries and keys.)
 ///
-/// Shapes: `x [tokens, heads, head_dim]`, rotation `[tokens, rotary_dim / 2]` →
+/// Shapes: `x [tokens, heads, head_dim]`, rotation of `tokens` →
 /// `[tokens, heads, head_dim]`. Computed in f32, returned in the dtype of `x`.
 pub fn rope(x: Tensor<3>, rotation: &Rotation) -> Tensor<3> {
+    #[cfg(feature = "cube")]
+    if super::path::takes_kernels(&x.device()) {
+        return launch::rope(x, rotation);
+    }
     reference::rope(x, rotation)
 }

@@ -4,10 +4,11 @@ use super::{RopeOrder, Rotation};
 
 pub(super) fn rope(x: Tensor<3>, rotation: &Rotation) -> Tensor<3> {
     let [tokens, heads, head_dim] = x.dims();
-    let [_, pairs] = rotation.cos.dims();
+    let (cos, sin) = rotation.gathered();
+    let [_, pairs] = cos.dims();
     let dtype = x.dtype();
-    let cos = rotation.cos.clone().unsqueeze_dim::<3>(1);
-    let sin = rotation.sin.clone().unsqueeze_dim::<3>(1);
+    let cos = cos.unsqueeze_dim::<3>(1);
+    let sin = sin.unsqueeze_dim::<3>(1);
 
     let wide = x.clone().slice(s![.., .., 0..2 * pairs]).cast(DType::F32);
     // Both values of a pair differ only in this axis.

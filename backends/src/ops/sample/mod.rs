@@ -3,6 +3,10 @@
 pub(super) mod cases;
 #[cfg(feature = "cpu")]
 mod cpu;
+#[cfg(feature = "cube")]
+mod kernel;
+#[cfg(feature = "cube")]
+pub(crate) mod launch;
 mod reference;
 #[cfg(all(test, feature = "cpu"))]
 mod tests;
@@ -76,6 +80,10 @@ pub fn argmax(logits: Tensor<2>, tokens: usize) -> Tensor<1, Int> {
     if on_cpu(&logits.device()) {
         return cpu::argmax(logits, tokens);
     }
+    #[cfg(feature = "cube")]
+    if super::path::takes_kernels(&logits.device()) {
+        return launch::argmax(logits, tokens);
+    }
     reference::argmax(logits, tokens)
 }
 
@@ -89,6 +97,10 @@ pub fn sample(logits: Tensor<2>, tokens: usize, draw: &Draw) -> Tensor<1, Int> {
     if on_cpu(&logits.device()) {
         return cpu::sample(logits, tokens, draw);
     }
+    #[cfg(feature = "cube")]
+    if super::path::takes_kernels(&logits.device()) {
+        return launch::sample(logits, tokens, draw);
+    }
     reference::sample(logits, tokens, draw)
 }
 
@@ -97,6 +109,10 @@ pub fn penalise(logits: Tensor<2>, penalties: &Penalties) -> Tensor<2> {
     #[cfg(feature = "cpu")]
     if on_cpu(&logits.device()) {
         return cpu::penalise(logits, penalties);
+    }
+    #[cfg(feature = "cube")]
+    if super::path::takes_kernels(&logits.device()) {
+        return launch::penalise(logits, penalties);
     }
     reference::penalise(logits, penalties)
 }
@@ -109,6 +125,10 @@ pub fn allow(logits: Tensor<2>, words: Tensor<2, Int>) -> Tensor<2> {
     #[cfg(feature = "cpu")]
     if on_cpu(&logits.device()) {
         return cpu::allow(logits, &words);
+    }
+    #[cfg(feature = "cube")]
+    if super::path::takes_kernels(&logits.device()) {
+        return launch::allow(logits, words);
     }
     reference::allow(logits, words)
 }
@@ -129,6 +149,10 @@ pub fn verify(
     counts: Tensor<1, Int>,
     vocab_size: usize,
 ) -> Tensor<1, Int> {
+    #[cfg(feature = "cube")]
+    if super::path::takes_kernels(&chosen.device()) {
+        return launch::verify(chosen, drafts, counts, vocab_size);
+    }
     reference::verify(chosen, drafts, counts, vocab_size)
 }
 

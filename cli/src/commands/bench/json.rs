@@ -86,6 +86,8 @@ fn object(scale: Scale, row: &Row) -> Value {
         "allowed_speed_up": row.speed_up.map(|it| it.allowed),
         "preemptions": row.stats.as_ref().map(|stats| stats.preemptions),
         "steps": row.stats.as_ref().map(|stats| stats.steps),
+        "replayed_steps": row.stats.as_ref().map(|stats| stats.recording.replayed),
+        "not_recorded": row.stats.as_ref().and_then(|stats| stats.recording.refused.as_deref()),
         "drafts": drafts,
     });
     object[place] = json!(at);

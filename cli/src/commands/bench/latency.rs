@@ -7,14 +7,11 @@ use glm_runtime::measure::{Goal, Summary, Timeline, Usage};
 use glm_runtime::{Event, Request, Stats};
 
 use super::report::{Report, Row, Scale};
-use super::{Subject, check_output, show};
+use super::{PAGE, Subject, check_output, show};
 use crate::args::LatencyArgs;
 use crate::commands::Outcome;
 use crate::interrupt::Answering;
 use crate::ui;
-
-/// Tokens of a page: what is shared of a prompt is whole pages.
-const PAGE: usize = 64;
 
 /// One answer, and what the engine counted for its prompt and for the rest.
 struct Measured {

@@ -4,7 +4,7 @@ use anyhow::Result;
 use glm_runtime::measure::{Driven, Goal, Summary, Usage, drive};
 
 use super::report::{Report, Row, Scale, SpeedUp};
-use super::{Subject, check_output, show};
+use super::{PAGE, Subject, check_output, show};
 use crate::args::{BenchOutputArgs, SweepArgs, ThroughputArgs};
 use crate::commands::Outcome;
 use crate::interrupt::Answering;
@@ -16,13 +16,15 @@ const TRIAL: usize = 4;
 /// What each request asks for.
 #[derive(Clone, Copy)]
 struct Sizes {
+    /// Tokens of a stream that are in the cache before its prompts.
+    depth: usize,
     prompt: usize,
     output: usize,
 }
 
 /// All requests at once.
 pub(super) fn throughput(args: &ThroughputArgs) -> Result<Outcome> {
-    let sizes = Sizes { prompt: args.prompt_tokens, output: args.output_tokens };
+    let sizes = Sizes { depth: 0, prompt: args.prompt_tokens, output: args.output_tokens };
     check_output(&args.output)?;
     let subject = load(&args.model, &args.output, sizes, args.requests)?;
     measure(subject, Scale::Batch, &[(args.requests, args.requests)], sizes, &args.output)
@@ -30,7 +32,8 @@ pub(super) fn throughput(args: &ThroughputArgs) -> Result<Outcome> {
 
 /// Rising numbers of streams.
 pub(super) fn sweep(args: &SweepArgs) -> Result<Outcome> {
-    let sizes = Sizes { prompt: args.prompt_tokens, output: args.output_tokens };
+    let depth = args.depth / PAGE * PAGE;
+    let sizes = Sizes { depth, prompt: args.prompt_tokens, output: args.output_tokens };
     check_output(&args.output)?;
     let most = args.streams.iter().copied().max().unwrap_or(1);
     let subject = load(&args.model, &args.output, sizes, most)?;
@@ -51,7 +54,7 @@ fn load(
     sizes: Sizes,
     streams: usize,
 ) -> Result<Subject> {
-    Subject::load(model, output.seed, sizes.prompt + sizes.output, streams)
+    Subject::load(model, output.seed, sizes.depth + sizes.prompt + sizes.output, streams)
 }
 
 /// Runs of so many streams and requests.
@@ -65,16 +68,32 @@ fn measure(
     let answering = Answering::begin();
     let mut report = Report::new(subject.machine.clone(), scale);
     let mut first: Option<SpeedUp> = None;
+    let mut prefixes: Vec<Vec<u32>> = Vec::new();
     for &(streams, requests) in runs {
+        if sizes.depth > 0 {
+            // One after the other: each is computed whole, and is there when the streams begin.
+            for stream in prefixes.len()..streams {
+                let prefix = subject.prompts.next(sizes.depth);
+                // Its last page is only full once a token comes after it.
+                let fill = [&prefix[..], &[0]].concat();
+                prefixes.push(prefix);
+                let fill = vec![subject.request(fill, 1)];
+                let bar = ui::Bar::requests("filling the cache");
+                bar.set(stream as u64, streams as u64);
+                drive(&subject.engine, fill, 1, &mut |_| !answering.stop_asked())?;
+            }
+        }
         // Kernels are compiled and tuned, and memory is taken, before anything counts.
         let trial = Sizes { output: TRIAL.min(sizes.output), ..sizes };
         let what = format!("{streams} streams: trying");
-        let tried = run(&mut subject, &what, streams, streams, trial, &answering)?;
+        let tried = run(&mut subject, &what, streams, streams, trial, &prefixes, &answering)?;
         if tried.is_none() {
             break;
         }
         let what = format!("{streams} streams");
-        let Some(driven) = run(&mut subject, &what, streams, requests, sizes, &answering)? else {
+        let Some(driven) =
+            run(&mut subject, &what, streams, requests, sizes, &prefixes, &answering)?
+        else {
             break;
         };
         let summary = Summary::new(&driven.timelines, &Goal::default());
@@ -86,7 +105,8 @@ fn measure(
         if subject.computes_apart() {
             subject.engine.set_profile(true)?;
             let what = format!("{streams} streams: where the time goes");
-            let profiled = run(&mut subject, &what, streams, streams, sizes, &answering)?;
+            let profiled =
+                run(&mut subject, &what, streams, streams, sizes, &prefixes, &answering)?;
             subject.engine.set_profile(false)?;
             let Some(profiled) = profiled else { break };
             let seconds = Summary::new(&profiled.timelines, &Goal::default()).seconds;
@@ -131,9 +151,15 @@ fn run(
     streams: usize,
     requests: usize,
     sizes: Sizes,
+    prefixes: &[Vec<u32>],
     answering: &Answering,
 ) -> Result<Option<Driven>> {
-    let prompts: Vec<_> = (0..requests).map(|_| subject.prompts.next(sizes.prompt)).collect();
+    let request = |number: usize| {
+        let prompt = subject.prompts.next(sizes.prompt);
+        let prefix = prefixes.get(number % streams).map_or(&[][..], Vec::as_slice);
+        [prefix, &prompt[..]].concat()
+    };
+    let prompts: Vec<_> = (0..requests).map(request).collect();
     let requests: Vec<_> =
         prompts.into_iter().map(|prompt| subject.request(prompt, sizes.output)).collect();
     let bar = ui::Bar::tokens(what);

@@ -1,0 +1,63 @@
+//! Whether a device computes what the CPU computes.
+
+use burn::tensor::Device;
+
+use super::{OpenDevice, probe};
+use crate::ops::case::{Case, Inputs, Kernel};
+
+impl OpenDevice {
+    /// Computes a case here and on the CPU, whose references are the specification; says how far
+    /// apart they are, as a relative L2 distance. That is too far where it is not at most the
+    /// tolerance of `kernel`.
+    ///
+    /// # Errors
+    /// What the device said, on one line, where it does not compute the case.
+    pub fn compare(&self, kernel: &Kernel, case: &Case) -> Result<f32, String> {
+        let run = |device: &Device| {
+            probe::guarded(|| (kernel.run)(case, &mut Inputs::new(case.seed, device)))
+        };
+        let Some(cpu) = cpu() else { return Err("this binary has no CPU to compare with".into()) };
+        let (want, got) = (run(&cpu)?, run(&self.device)?);
+        match want.len() == got.len() {
+            true => Ok(relative_l2(&got, &want)),
+            false => Err(format!("{} values, wanted {}", got.len(), want.len())),
+        }
+    }
+}
+
+fn cpu() -> Option<Device> {
+    #[cfg(feature = "cpu")]
+    return Some(Device::flex());
+    #[cfg(not(feature = "cpu"))]
+    return None;
+}
+
+/// NaN where a value of either is.
+fn relative_l2(got: &[f32], want: &[f32]) -> f32 {
+    let norm = |values: &mut dyn Iterator<Item = f32>| {
+        values.map(|value| f64::from(value).powi(2)).sum::<f64>().sqrt()
+    };
+    let distance = norm(&mut got.iter().zip(want).map(|(got, want)| got - want));
+    (distance / norm(&mut want.iter().copied()).max(1e-30)) as f32
+}
+
+#[cfg(all(test, feature = "cpu"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn distance_is_relative_and_nan_stays() {
+        assert_eq!(relative_l2(&[3.0, 4.0], &[3.0, 4.0]), 0.0);
+        assert_eq!(relative_l2(&[0.0, 0.0], &[3.0, 4.0]), 1.0);
+        assert!(relative_l2(&[f32::NAN, 4.0], &[3.0, 4.0]).is_nan());
+    }
+
+    #[test]
+    fn a_case_that_panics_is_an_error_of_one_line() {
+        let device = super::super::open(&"cpu".parse().unwrap()).unwrap();
+        let kernel =
+            Kernel { name: "none", cases: &[], tolerance: 0.0, run: |_, _| panic!("no\nkernel") };
+        let case = Case { label: "any", shape: &[], seed: 1 };
+        assert_eq!(device.compare(&kernel, &case), Err("no".into()));
+    }
+}
