@@ -28,7 +28,7 @@ pub(super) fn rms_norm_kernel<F: Float, N: Size>(
         let index = step * units + UNIT_POS as usize;
         if index < vectors {
             let value = Vector::<f32, N>::cast_from(x[first + index]);
-            square += (value * value).vector_sum();
+            square += sum_of_squares(value);
         }
     }
     let mut shared = Shared::<[f32]>::new_slice(units);
@@ -70,7 +70,7 @@ pub(super) fn add_rms_norm_kernel<F: Float, N: Size>(
             let both = x[first + index] + added[first + index];
             sum[first + index] = both;
             let value = Vector::<f32, N>::cast_from(both);
-            square += (value * value).vector_sum();
+            square += sum_of_squares(value);
         }
     }
     let mut shared = Shared::<[f32]>::new_slice(units);
@@ -81,6 +81,19 @@ pub(super) fn add_rms_norm_kernel<F: Float, N: Size>(
             out[first + index] = normed(sum[first + index], weight[index], inverse);
         }
     }
+}
+
+/// A loop, because CubeCL 0.11 does not divide `vector_sum` where vectors are longer than those of the
+/// device, as eight of f16 are in SPIR-V.
+#[cube]
+fn sum_of_squares<N: Size>(value: Vector<f32, N>) -> f32 {
+    let squares = value * value;
+    let mut sum = 0.0f32;
+    #[unroll]
+    for part in 0..N::value() {
+        sum += squares.extract(part);
+    }
+    sum
 }
 
 /// `1 / sqrt(square / width + eps)`
