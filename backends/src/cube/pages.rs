@@ -5,7 +5,7 @@ use burn_cubecl::tensor::CubeTensor;
 use cubecl::ir::ElemType;
 use cubecl::prelude::*;
 
-use super::{Abilities, encode_code, max_of_lanes, row_stride, strided, strided_ints};
+use super::{Abilities, empty, encode_code, max_of_lanes, row_stride, strided, strided_ints};
 use crate::kv::{Fp8Rows, KvRows, Parts, words};
 
 /// How rows of the cache lie in their buffer, all of it constant for a kernel.
@@ -79,10 +79,10 @@ impl PageBuffers {
     /// another tensor shares is copied first.
     pub(crate) fn to_write(rows: &mut KvRows) -> Self {
         match rows {
-            KvRows::Float(held) => held.inplace(own),
+            KvRows::Float(held) => own(held),
             KvRows::Fp8(Fp8Rows { words, scales, .. }) => {
-                words.inplace(own_ints);
-                scales.inplace(own);
+                own_ints(words);
+                own(scales);
             }
         }
         Self::new(rows)
@@ -106,12 +106,23 @@ impl PageBuffers {
     }
 }
 
-fn own(held: Tensor<2>) -> Tensor<2> {
-    super::tensor(unshared(strided(held)))
+// Not by `Tensor::inplace`: what stands in for the tensor meanwhile comes from the device of its
+// buffer here, and not from the device of its name, which may not be there where kernels are tested.
+
+fn own(held: &mut Tensor<2>) {
+    let like = strided(held.clone());
+    let nothing = super::tensor(empty(&like, [0, 0], like.dtype));
+    drop(like);
+    let whole = std::mem::replace(held, nothing);
+    *held = super::tensor(unshared(strided(whole)));
 }
 
-fn own_ints(held: Tensor<2, Int>) -> Tensor<2, Int> {
-    super::int_tensor(unshared(strided_ints(held)))
+fn own_ints(held: &mut Tensor<2, Int>) {
+    let like = strided_ints(held.clone());
+    let nothing = super::int_tensor(empty(&like, [0, 0], like.dtype));
+    drop(like);
+    let whole = std::mem::replace(held, nothing);
+    *held = super::int_tensor(unshared(strided_ints(whole)));
 }
 
 fn unshared(buffer: CubeTensor) -> CubeTensor {
