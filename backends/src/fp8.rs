@@ -88,23 +88,34 @@ impl Fp8Matrix {
         [width, group]: [usize; 2],
         activations: Activations,
     ) -> Self {
+        let values = values(&words.device());
+        Self::with_values(words, scales, values, [width, group], activations)
+    }
+
+    /// [`Fp8Matrix::new`] with `values` that are on the device already: `[256]`, of the codes in
+    /// order.
+    pub(crate) fn with_values(
+        words: Tensor<2, Int>,
+        scales: Tensor<2>,
+        values: Tensor<1>,
+        [width, group]: [usize; 2],
+        activations: Activations,
+    ) -> Self {
         let [rows, held] = words.dims();
         assert_eq!(held, width.div_ceil(CODES_PER_WORD), "words of {width} codes");
         assert_eq!(scales.dims(), [rows, width.div_ceil(group)], "scales of {rows} rows");
-        let values = values(&words.device());
         Fp8Matrix { words, scales, values, width, group, activations }
     }
 
-    /// A matrix with one scale a row, made of `values` that are on the device already: `words
-    /// [rows, ⌈width / 4⌉]`, `scales [rows, 1]`, `values [256]` of the codes in order.
+    /// [`Fp8Matrix::with_values`] with one scale a row, `scales [rows, 1]`, for activations that stay
+    /// floats.
     pub(crate) fn of_codes(
         words: Tensor<2, Int>,
         scales: Tensor<2>,
         values: Tensor<1>,
         width: usize,
     ) -> Self {
-        let activations = Activations::Float;
-        Fp8Matrix { words, scales, values, width, group: width, activations }
+        Self::with_values(words, scales, values, [width, width], Activations::Float)
     }
 
     /// Rows and columns.

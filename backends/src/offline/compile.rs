@@ -59,7 +59,10 @@ pub(super) fn compile(target: Target, launch: &Launch) -> Result<Compiled, Strin
         return Err(format!("{} buffers, at most {}", launch.buffers, hardware.max_bindings));
     }
     let compiled = catch_unwind(AssertUnwindSafe(|| translate(target, launch)));
-    let compiled = compiled.map_err(|_| "the compiler panicked".to_owned())??;
+    let compiled = compiled.map_err(|panic| match panic.downcast_ref::<String>() {
+        Some(message) => format!("the compiler panicked: {message}"),
+        None => "the compiler panicked".into(),
+    })??;
     if compiled.shared > hardware.max_shared_memory_size {
         let most = hardware.max_shared_memory_size;
         return Err(format!("{} bytes of shared memory, at most {most}", compiled.shared));

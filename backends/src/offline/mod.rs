@@ -25,6 +25,7 @@ use cubecl::device::CudaDevice;
 use cubecl_core::device::DeviceId;
 
 use crate::cube;
+use rows::{MODELS, Model};
 use server::{Launch, Launches, OfflineServer};
 use targets::Target;
 
@@ -63,9 +64,30 @@ impl Offline {
         cube::int_tensor(self.buffer(shape, DType::I32))
     }
 
-    /// Whether buffers may hold a dtype.
-    pub(crate) fn holds(&self, dtype: DType) -> bool {
-        self.client.properties().supports_type(cube::elem(dtype))
+    /// Dtypes that buffers may hold, the one that models are kept in first.
+    fn dtypes(&self) -> Vec<DType> {
+        let holds = |dtype: &DType| self.client.properties().supports_type(cube::elem(*dtype));
+        [DType::BF16, DType::F16, DType::F32].into_iter().filter(holds).collect()
+    }
+
+    /// Whether every shape of every model is launched, and not the few that show whether a kernel
+    /// compiles at all.
+    fn is_thorough(&self, dtype: DType) -> bool {
+        self.target == Target::Cuda(90) && dtype == DType::BF16
+    }
+
+    /// Models whose shapes are launched.
+    fn models(&self, dtype: DType) -> &'static [Model] {
+        match dtype == self.dtypes()[0] {
+            _ if self.is_thorough(dtype) => MODELS,
+            true => &MODELS[..1],
+            false => &MODELS[1..2],
+        }
+    }
+
+    /// The most that a buffer may hold.
+    fn most_bytes(&self) -> usize {
+        self.client.properties().memory.max_page_size as usize
     }
 
     /// Our kernels that were launched since this was last asked.

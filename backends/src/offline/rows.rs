@@ -3,31 +3,38 @@
 use burn::tensor::DType;
 
 use super::Offline;
-use crate::fp8::Fp8Matrix;
-use crate::ops::{self, Routing};
+use crate::fp8::{Activations, Fp8Matrix};
+use crate::ops::{self, ExpertGroup, ExpertWeights, Routed, Routing};
 use crate::weight::Weight;
 
-/// An op on the shapes of the models. A device's dtypes are tried one after the other.
+/// An op on the shapes of a model, with activations and dense weights of a dtype.
 pub(super) struct Row {
     pub(super) op: &'static str,
     /// Whether its kernels run for every token: these may not spill registers.
     pub(super) hot: bool,
-    pub(super) launch: fn(&Offline, DType),
+    pub(super) launch: fn(&Offline, DType, &Model),
 }
 
 /// Every op that has kernels. An op is added by a function that calls it with
-/// [`Offline::floats`], [`Offline::ints`] and [`Offline::fp8`], and a line here.
+/// [`Offline::floats`], [`Offline::ints`] and [`Offline::weights`], and a line here.
 pub(super) const ROWS: &[Row] = &[
     Row { op: "linear", hot: true, launch: linear },
+    Row { op: "moe_experts", hot: true, launch: moe_experts },
     Row { op: "moe_route", hot: true, launch: moe_route },
+    Row { op: "quantise_fp8", hot: true, launch: quantise_fp8 },
     Row { op: "rms_norm", hot: true, launch: rms_norm },
+    Row { op: "swiglu", hot: true, launch: swiglu },
 ];
 
-/// Rows of a step: single answers, several with drafts, a chunk of a prompt.
-const TOKENS: [usize; 5] = [1, 2, 8, 32, 512];
+/// Tokens of a step: a single answer, several with drafts, a chunk of a prompt.
+const TOKENS: [usize; 3] = [1, 8, 512];
 
-/// What ops see of a model, by the names of `config.json`.
-struct Model {
+/// Tokens that `linear` takes a kernel of ours for. For more, Burn tunes its own, which a device
+/// that runs nothing cannot.
+const FEW_TOKENS: [usize; 2] = [1, 8];
+
+/// What ops see of a model.
+pub(super) struct Model {
     hidden: usize,
     /// Width of the experts, and of the dense layers before them.
     widths: [usize; 2],
@@ -39,7 +46,7 @@ struct Model {
 }
 
 /// GLM-4.7-Flash, GLM-4.5-Air and GLM-4.6.
-const MODELS: [Model; 3] = [
+pub(super) const MODELS: &[Model] = &[
     Model {
         hidden: 2048,
         widths: [1536, 10_240],
@@ -66,82 +73,117 @@ const MODELS: [Model; 3] = [
     },
 ];
 
-fn rms_norm(device: &Offline, dtype: DType) {
-    for model in MODELS {
-        for tokens in TOKENS {
-            let x = || device.floats([tokens, model.hidden], dtype);
-            let weight = || device.floats([model.hidden], dtype);
-            ops::rms_norm(x(), weight(), 1e-5);
-            ops::add_rms_norm(x(), x(), weight(), 1e-5);
-            // Heads of GLM-4.6, and the latents of GLM-4.7-Flash.
-            ops::rms_norm(
-                device.floats([tokens, 96, 128], dtype),
-                device.floats([128], dtype),
-                1e-5,
-            );
-            for width in [512, 768] {
-                let latent = device.floats([tokens, width], dtype);
-                ops::rms_norm(latent, device.floats([width], dtype), 1e-5);
+fn rms_norm(device: &Offline, dtype: DType, model: &Model) {
+    let x = || device.floats([8, model.hidden], dtype);
+    let weight = || device.floats([model.hidden], dtype);
+    ops::rms_norm(x(), weight(), 1e-5);
+    ops::add_rms_norm(x(), x(), weight(), 1e-5);
+    // Heads of GLM-4.6, and the latents of GLM-4.7-Flash.
+    for width in [128, 512, 768] {
+        let latent = device.floats([8, 96, width], dtype);
+        ops::rms_norm(latent, device.floats([width], dtype), 1e-5);
+    }
+}
+
+fn linear(device: &Offline, dtype: DType, model: &Model) {
+    let [width, dense] = model.widths;
+    let shapes = [
+        [model.hidden, width],
+        model.query,
+        [model.hidden, model.query[0]],
+        [2 * width, model.hidden],
+        [model.hidden, dense],
+    ];
+    for shape in &shapes[..if device.is_thorough(dtype) { shapes.len() } else { 1 }] {
+        let [rows, columns] = *shape;
+        for tokens in FEW_TOKENS {
+            for weight in device.weights(*shape, dtype) {
+                ops::linear(device.floats([tokens, columns], dtype), &weight, None);
             }
+        }
+        let (x, bias) = (device.floats([1, columns], dtype), device.floats([rows], dtype));
+        ops::linear(x, &Weight::Dense(device.floats(*shape, dtype)), Some(bias));
+    }
+    let head = Weight::Dense(device.floats([model.vocabulary, model.hidden], dtype));
+    let router = Weight::Dense(device.floats([model.experts, model.hidden], DType::F32));
+    for tokens in FEW_TOKENS {
+        for weight in [&head, &router] {
+            ops::wide_linear(device.floats([tokens, model.hidden], dtype), weight);
         }
     }
 }
 
-fn linear(device: &Offline, dtype: DType) {
-    for model in MODELS {
-        let [width, dense] = model.widths;
-        for [rows, columns] in [
-            model.query,
-            [model.hidden, model.query[0]],
-            [2 * width, model.hidden],
-            [model.hidden, width],
-            [model.hidden, dense],
-        ] {
-            for tokens in TOKENS {
-                let x = || device.floats([tokens, columns], dtype);
-                let bias = device.floats([rows], dtype);
-                let weight = Weight::Dense(device.floats([rows, columns], dtype));
-                ops::linear(x(), &weight, None);
-                ops::linear(x(), &weight, Some(bias));
-                ops::linear(x(), &device.fp8([rows, columns]).into(), None);
-            }
-        }
-        let head = Weight::Dense(device.floats([model.vocabulary, model.hidden], dtype));
-        let router = Weight::Dense(device.floats([model.experts, model.hidden], DType::F32));
-        for tokens in TOKENS {
-            for weight in [&head, &router] {
-                ops::wide_linear(device.floats([tokens, model.hidden], dtype), weight);
-            }
-        }
-    }
-}
-
-fn moe_route(device: &Offline, _dtype: DType) {
-    for model in MODELS {
-        let routing = Routing {
-            n_group: 1,
-            topk_group: 1,
-            num_experts_per_tok: model.per_token,
-            norm_topk_prob: true,
-            routed_scaling_factor: 1.8,
-            shared_experts: 1,
+fn moe_experts(device: &Offline, dtype: DType, model: &Model) {
+    let (hidden, width) = (model.hidden, model.widths[0]);
+    // The shared expert is one of them.
+    let (experts, choices) = (model.experts + 1, model.per_token + 1);
+    let bytes = 2 * width * hidden * dtype.size();
+    let per_group = (device.most_bytes() / bytes).clamp(1, experts);
+    let sizes = || (0..experts).step_by(per_group).map(|first| per_group.min(experts - first));
+    for kind in 0..device.weights([1, 4], dtype).len() {
+        let weight = |shape| device.weights(shape, dtype).swap_remove(kind);
+        let group = |experts| ExpertGroup {
+            experts,
+            gate_up: weight([experts * 2 * width, hidden]),
+            down: weight([experts * hidden, width]),
         };
+        let weights = ExpertWeights::new(sizes().map(group).collect(), per_group);
         for tokens in TOKENS {
-            let logits = device.floats([tokens, model.experts], DType::F32);
-            let bias = device.floats([model.experts], DType::F32);
-            ops::moe_route(logits, bias, device.ints([tokens]), &routing);
+            let routed = Routed {
+                experts: device.ints([tokens, choices]),
+                weights: device.floats([tokens, choices], DType::F32),
+            };
+            ops::moe_experts(&device.floats([tokens, hidden], dtype), &routed, &weights);
         }
+    }
+}
+
+fn moe_route(device: &Offline, _dtype: DType, model: &Model) {
+    let routing = Routing {
+        n_group: 1,
+        topk_group: 1,
+        num_experts_per_tok: model.per_token,
+        norm_topk_prob: true,
+        routed_scaling_factor: 1.8,
+        shared_experts: 1,
+    };
+    let logits = device.floats([8, model.experts], DType::F32);
+    let bias = device.floats([model.experts], DType::F32);
+    ops::moe_route(logits, bias, device.ints([8]), &routing);
+}
+
+fn quantise_fp8(device: &Offline, dtype: DType, model: &Model) {
+    for group in [None, Some(128)] {
+        ops::quantise_fp8(device.floats([8, model.hidden], dtype), group);
+    }
+}
+
+fn swiglu(device: &Offline, dtype: DType, model: &Model) {
+    for width in model.widths {
+        let half = || device.floats([8, width], dtype);
+        ops::swiglu(half(), half());
+        ops::swiglu_joint(device.floats([8, 2 * width], dtype));
     }
 }
 
 impl Offline {
-    /// Codes with a scale for each row.
-    fn fp8(&self, [rows, width]: [usize; 2]) -> Fp8Matrix {
-        Fp8Matrix::of_codes(
-            self.ints([rows, width.div_ceil(4)]),
-            self.floats([rows, 1], DType::F32),
-            self.floats([256], DType::F32),
-            width,
-        )
+    /// A matrix as checkpoints hold it: dense, FP8 with a scale a row, the same for FP8 activations,
+    /// and in blocks.
+    fn weights(&self, [rows, width]: [usize; 2], dtype: DType) -> Vec<Weight> {
+        let fp8 = |group: usize, activations| {
+            Weight::from(Fp8Matrix::with_values(
+                self.ints([rows, width.div_ceil(4)]),
+                self.floats([rows, width.div_ceil(group)], DType::F32),
+                self.floats([256], DType::F32),
+                [width, group],
+                activations,
+            ))
+        };
+        vec![
+            Weight::Dense(self.floats([rows, width], dtype)),
+            fp8(width, Activations::Float),
+            fp8(width, Activations::PerToken),
+            fp8(128, Activations::PerGroup(128)),
+        ]
     }
 }

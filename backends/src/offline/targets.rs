@@ -143,7 +143,8 @@ pub(super) fn vulkan_options(driver: Vulkan) -> WgpuCompilationOptions {
     options.vulkan.max_vector_size = 4;
     options.vulkan.push_constant_size = if most { 256 } else { 128 };
     options.vulkan.supports_uniform_standard_layout = most;
-    options.vulkan.supports_explicit_smem = most;
+    // Without it, cubecl-spirv 0.11.3 makes modules that are not valid of kernels with shared memory.
+    options.vulkan.supports_explicit_smem = true;
     options.vulkan.supports_dp4a = most;
     options
 }

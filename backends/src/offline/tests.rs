@@ -3,7 +3,6 @@
 #![expect(clippy::disallowed_methods, reason = "where a toolkit lies is in the environment")]
 
 use std::collections::{BTreeMap, HashMap};
-use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -78,9 +77,10 @@ fn launched(target: Target, rows: &[rows::Row]) -> Vec<Job> {
     let device = Offline::new(target);
     let mut jobs = HashMap::new();
     for rows::Row { op, hot, launch } in rows {
-        let dtypes = [DType::F32, DType::F16, DType::BF16];
-        for dtype in dtypes.into_iter().filter(|dtype| device.holds(*dtype)) {
-            launch(&device, dtype);
+        for dtype in device.dtypes() {
+            for model in device.models(dtype) {
+                launch(&device, dtype, model);
+            }
             let launches = device.take();
             assert!(!launches.is_empty(), "{op} launches no kernel of ours on {}", target.name());
             for launch in launches {
@@ -96,7 +96,8 @@ fn add(failures: &mut String, Job { target, op, dtype, launch, .. }: &Job, error
     let name = launch.kernel.name();
     let error: Vec<&str> = error.lines().take(40).collect();
     let (target, error) = (target.name(), error.join("\n"));
-    drop(writeln!(failures, "\n{target}, {op}, {dtype:?}: {name}\n{}\n{error}", launch.id));
+    let id = &launch.id;
+    *failures += &format!("\n{target}, {op}, {dtype:?}: {name}\n{id}\n{error}\n");
 }
 
 /// Programs and libraries that look at the result.
@@ -146,7 +147,9 @@ struct Entry {
 
 impl Table {
     fn add(&mut self, target: Target, kernel: &Compiled, resources: Option<Resources>) {
-        let entry = self.0.entry((target.name(), kernel.entry.clone())).or_default();
+        // The name ends with a hash of what the kernel was made for.
+        let name = kernel.entry.rsplit_once('_').map_or(&*kernel.entry, |(name, _)| name);
+        let entry = self.0.entry((target.name(), name.to_owned())).or_default();
         entry.variants += 1;
         entry.units = entry.units.max(kernel.units);
         entry.shared = entry.shared.max(kernel.shared);
@@ -163,11 +166,12 @@ impl std::fmt::Display for Table {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         writeln!(
             f,
-            "target       kernel                       forms units shared registers stack spilled"
+            "{:<12} {:<64} forms units shared registers stack spilled",
+            "target", "kernel"
         )?;
         for ((target, name), entry) in &self.0 {
             let Entry { variants, units, shared, resources } = entry;
-            write!(f, "{target:<12} {name:<28} {variants:>5} {units:>5} {shared:>6}")?;
+            write!(f, "{target:<12} {name:<64} {variants:>5} {units:>5} {shared:>6}")?;
             if let Some(Resources { registers, stack, spilled }) = resources {
                 write!(f, " {registers:>9} {stack:>5} {spilled:>7}")?;
             }
@@ -281,7 +285,7 @@ fn a_kernel_is_compiled_for_every_target_and_never_run() {
     let rows = [rows::Row {
         op: "example",
         hot: true,
-        launch: |device, dtype| example(device, dtype, 128),
+        launch: |device, dtype, _| example(device, dtype, 128),
     }];
     let jobs: Vec<Job> = TARGETS.into_iter().flat_map(|target| launched(target, &rows)).collect();
     let of = |target| jobs.iter().filter(|job| job.target == target).count();
