@@ -15,6 +15,7 @@ use crate::transcripts;
 mod deterministic;
 mod drafts;
 mod features;
+mod recorded;
 
 /// Two logits closer than this may change places when a sum is taken in another order.
 const TIE: f32 = 1e-3;
@@ -22,8 +23,8 @@ const TIE: f32 = 1e-3;
 /// A checkpoint and prompts for it.
 pub(crate) struct Model {
     name: &'static str,
-    folder: PathBuf,
-    prompts: Vec<Vec<u32>>,
+    pub(crate) folder: PathBuf,
+    pub(crate) prompts: Vec<Vec<u32>>,
 }
 
 impl Model {

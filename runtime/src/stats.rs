@@ -50,6 +50,8 @@ pub struct Stats {
 /// What became of the recordings of short steps.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Recording {
+    /// Steps that were recorded.
+    pub recorded: u64,
     /// Steps that were replayed instead of launched.
     pub replayed: u64,
     /// Why steps are no longer recorded, in one line.
@@ -98,8 +100,9 @@ impl Stats {
             *count -= before;
         }
         // A restart of the engine begins to count anew.
-        let replayed = &mut stats.recording.replayed;
-        *replayed = replayed.saturating_sub(before.recording.replayed);
+        let (after, before_it) = (&mut stats.recording, &before.recording);
+        after.recorded = after.recorded.saturating_sub(before_it.recorded);
+        after.replayed = after.replayed.saturating_sub(before_it.replayed);
         for place in 0..DraftChoice::MOST {
             stats.drafted[place] -= before.drafted[place];
             stats.accepted[place] -= before.accepted[place];

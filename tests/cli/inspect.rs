@@ -36,6 +36,21 @@ fn inspect_says_what_the_model_is() {
 }
 
 #[test]
+fn inspect_ops_says_how_each_is_computed() {
+    let shown = glm(&["inspect", "ops", "--backend", "cpu", "--json"]).stdout;
+    let shown: Value = serde_json::from_str(&shown).expect("JSON");
+    let path = |op: &str| {
+        let ops = shown["ops"].as_array().expect("a list");
+        ops.iter().find(|entry| entry["op"] == op).expect("listed")["path"].clone()
+    };
+    assert_eq!(path("paged_attention"), "kernel");
+    assert_eq!(path("linear"), "kernel for few tokens");
+    assert_eq!(path("rms_norm"), "reference");
+    let table = glm(&["inspect", "ops", "--backend", "cpu"]).stdout;
+    assert!(table.contains("OPERATION") && table.contains("moe_experts"), "{table}");
+}
+
+#[test]
 fn inspect_needs_no_weights_of_a_hub_model() {
     let cache = tempfile::tempdir().expect("a temporary folder");
     let repository = cache.path().join("models--nobody--tiny");

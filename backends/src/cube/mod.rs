@@ -56,6 +56,15 @@ pub(crate) fn strided<const D: usize>(tensor: Tensor<D>) -> CubeTensor {
     }
 }
 
+/// A matrix's buffer, whose rows may lie apart, as those of some columns of a wider one do.
+pub(crate) fn rows(matrix: Tensor<2>) -> CubeTensor {
+    let matrix = strided(matrix);
+    match matrix.meta.strides()[1] {
+        1 => matrix,
+        _ => into_contiguous(matrix),
+    }
+}
+
 /// Integers of 32 bits, one after the other.
 pub(crate) fn ints<const D: usize>(tensor: Tensor<D, Int>) -> CubeTensor {
     into_contiguous(strided_ints(tensor))
@@ -165,6 +174,15 @@ pub(crate) struct Abilities {
 }
 
 impl Abilities {
+    /// Of a device of CubeCL's.
+    ///
+    /// # Panics
+    /// For the CPU.
+    pub(crate) fn of_device(device: &Device) -> Self {
+        let DispatchDevice::Cube(device) = device.as_dispatch() else { panic!("a GPU") };
+        Self::of(&device.client())
+    }
+
     pub(crate) fn of(client: &Client) -> Self {
         let properties = client.properties();
         let hardware = &properties.hardware;

@@ -132,6 +132,7 @@ fn moe_experts(device: &Offline, dtype: DType, model: &Model) {
             let routed = Routed {
                 experts: device.ints([tokens, choices]),
                 weights: device.floats([tokens, choices], DType::F32),
+                grouped: None,
             };
             ops::moe_experts(&device.floats([tokens, hidden], dtype), &routed, &weights);
         }

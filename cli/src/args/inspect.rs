@@ -9,7 +9,8 @@ use super::{EngineArgs, SourceArgs};
 #[derive(Debug, ClapArgs)]
 #[command(override_usage = "glm inspect [OPTIONS] [MODEL]")]
 pub(crate) struct InspectArgs {
-    /// Folder or hub id of the model [default: the built-in glm-tiny]
+    /// Folder or hub id of the model [default: the built-in glm-tiny], or `ops`: how each operation
+    /// is computed on the device of --backend
     pub(crate) model: Option<String>,
     /// Print JSON
     #[arg(long, conflicts_with = "logits")]
@@ -38,6 +39,10 @@ pub(crate) struct InspectArgs {
     #[arg(long, value_name = "FILE.safetensors", conflicts_with_all = ["logits", "tensors"],
           help_heading = "Forward pass")]
     pub(crate) golden: Option<PathBuf>,
+    /// Compute by Burn's own kernels instead of those of glm, to find out where a wrong number comes
+    /// from
+    #[arg(long, help_heading = "Forward pass")]
+    pub(crate) reference_ops: bool,
     #[command(flatten)]
     pub(crate) source: SourceArgs,
     #[command(flatten)]

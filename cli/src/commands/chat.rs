@@ -218,6 +218,9 @@ impl Session {
         let answer =
             answer(&self.engine, &self.request, Some(start), &mut |part| printer.part(part))?;
         printer.finish()?;
+        if self.last.is_none() {
+            run::warn_of_launches(&self.engine);
+        }
         let stopped_early = answer.text.is_empty() && answer.reasoning.is_none();
         if answer.completion.finish == Finish::Aborted && stopped_early {
             ui::note("stopped before the answer: the message is forgotten; Ctrl-C again leaves");

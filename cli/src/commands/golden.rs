@@ -34,7 +34,8 @@ const LONGEST: usize = 100;
 pub(crate) fn compare(args: &InspectArgs, model: &ModelChoice, golden: &Path) -> Result<Outcome> {
     let recorded = Recorded::read(golden)?;
     let drafts = recorded.has("mtp.token_in");
-    let place = Place::open(&args.engine)?.for_a_look(drafts);
+    let mut place = Place::open(&args.engine)?.for_a_look(drafts);
+    place.config.reference_ops = args.reference_ops;
     let engine = place.load(open(args, model, &place)?)?;
     // What FP8 weights are multiplied with is recorded apart.
     let under = if place.config.fp8 == Fp8Choice::W8a8 { "w8a8." } else { "" };

@@ -1,6 +1,7 @@
 //! `glm inspect`: size and shape of a model.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use anyhow::{Context, Result};
 use glm_models::config::{Config, Parameters};
@@ -10,13 +11,16 @@ use glm_runtime::load::Checkpoint;
 use glm_runtime::{DtypeChoice, QuantChoice};
 use serde_json::{Value, json};
 
-use super::{Outcome, golden, logits};
+use super::{Outcome, golden, logits, ops};
 use crate::args::{EngineArgs, InspectArgs};
 use crate::model::ModelChoice;
 use crate::ui;
 
 /// Prints what the headers say, or runs the forward pass that was asked for.
 pub(crate) fn inspect(args: &InspectArgs) -> Result<Outcome> {
+    if args.model.as_deref() == Some("ops") && !Path::new("ops").exists() {
+        return ops::show(args);
+    }
     let model = ModelChoice::new(args.model.as_deref())?;
     model.note_unused(&args.source);
     if let (Some(ids), Some(out)) = (&args.logits, &args.out) {

@@ -26,7 +26,8 @@ pub(crate) fn forward(
 ) -> Result<Outcome> {
     // Minutes of loading are not lost to a typing error.
     files::check_writable(out)?;
-    let place = Place::open(&args.engine)?.for_a_look(args.mtp);
+    let mut place = Place::open(&args.engine)?.for_a_look(args.mtp);
+    place.config.reference_ops = args.reference_ops;
     let files = model.open(&args.source, &place)?;
     let text = fs::read_to_string(ids).with_context(|| format!("cannot read {}", ids.display()))?;
     let token_ids =

@@ -7,6 +7,7 @@ mod doctor;
 mod golden;
 mod inspect;
 mod logits;
+mod ops;
 mod plan;
 mod run;
 

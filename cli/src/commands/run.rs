@@ -134,10 +134,18 @@ fn once(
     } else {
         printer.finish()?;
     }
+    warn_of_launches(engine);
     if output.verbose {
         ui::message(speeds(&answer.completion.timings));
     }
     Ok(if answer.interrupted { Outcome::Interrupted } else { Outcome::Done })
+}
+
+/// Says so where the device was to record steps and refused.
+pub(super) fn warn_of_launches(engine: &Engine) {
+    if let Some(why) = engine.stats().recording.refused {
+        ui::warning(format!("every kernel is launched by itself, which is slower: {why}"));
+    }
 }
 
 /// `{text, reasoning, prompt_token_ids, token_ids, finish_reason, timings}`.

@@ -55,10 +55,10 @@ impl Attention {
         batch: &ForwardBatch,
         kv: &mut KvLayer,
     ) -> Tensor<2> {
-        let norms = self.norms.as_ref().map(|norms| ops::HeadNorms {
-            query: norms.query.op(),
-            key: norms.key.op(),
-        });
+        let norms = self
+            .norms
+            .as_ref()
+            .map(|norms| ops::HeadNorms { query: norms.query.op(), key: norms.key.op() });
         let joint = self.project.forward(x);
         let slots = batch.slots.clone();
         let q = ops::gqa_write(joint, self.head_dim, norms, rotation, kv, slots);

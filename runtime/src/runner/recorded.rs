@@ -23,6 +23,7 @@ pub(super) struct Recorded {
     shapes: HashMap<BatchShape, State>,
     /// Why no more steps are recorded.
     refused: Option<Arc<str>>,
+    recordings: u64,
     replays: u64,
 }
 
@@ -70,6 +71,7 @@ impl Recorded {
             Ok(recorded) => recorded,
             Err(error) => return self.refuse(error.to_string(), model, batch, kv),
         };
+        self.recordings += 1;
         // A recording does not compute.
         match recorded.replay(&inputs) {
             Ok(Some(hidden)) => {
@@ -99,6 +101,7 @@ impl Recorded {
 
     /// What became of recordings until now.
     pub(super) fn report(&self) -> Recording {
-        Recording { replayed: self.replays, refused: self.refused.clone() }
+        let (recorded, replayed) = (self.recordings, self.replays);
+        Recording { recorded, replayed, refused: self.refused.clone() }
     }
 }

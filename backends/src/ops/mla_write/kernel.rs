@@ -14,6 +14,8 @@ pub(super) struct Absorbed {
     pub(super) rope: usize,
     pub(super) value: usize,
     pub(super) latent: usize,
+    /// Values from token to token of what is cached.
+    pub(super) stride: usize,
     pub(super) turn: Turn,
     pub(super) pages: PageLayout,
     /// Of the matrix.
@@ -137,7 +139,7 @@ fn store_row<F: Float, E: Numeric>(
     for step in 0..comptime![width.div_ceil(units)] {
         let index = step * units + unit;
         if index < width {
-            row[index] = f32::cast_from(down[token * width + index]);
+            row[index] = f32::cast_from(down[token * comptime![absorbed.stride] + index]);
         }
     }
     sync_cube();

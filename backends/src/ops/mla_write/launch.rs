@@ -36,8 +36,7 @@ pub(super) fn mla_write(
     let matrix = MatrixBuffers::new(kv_b, Abilities::of(&q.client));
     let norm = (cube::floats(norm.weight.clone().cast(dtype)), norm.eps as f32);
     let pages = PageBuffers::to_write(layer.latents_mut());
-    let (down, rotation, slots) =
-        (cube::floats(down), TurnBuffers::new(rotation), cube::ints(slots));
+    let (down, rotation, slots) = (cube::rows(down), TurnBuffers::new(rotation), cube::ints(slots));
     let q = launch(&q, &down, &norm, &matrix, &rotation, &slots, &pages, heads);
     PreparedQueries::Absorbed { queries: cube::tensor(q), nope }
 }
@@ -73,6 +72,7 @@ pub(super) fn launch(
         rope,
         value: matrix.rows / heads - nope,
         latent,
+        stride: cube::row_stride(down),
         turn: rotation.turn,
         pages: pages.layout,
         rows: matrix.layout,

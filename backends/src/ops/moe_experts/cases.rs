@@ -2,8 +2,8 @@ use burn::tensor::Tensor;
 
 use super::{ExpertGroup, ExpertWeights, moe_experts};
 use crate::fp8::Activations;
-use crate::ops::Routed;
 use crate::ops::case::{Case, Inputs, Kernel};
+use crate::ops::{Routed, Routing, moe_route};
 use crate::weight::Weight;
 
 /// Shape of a case: tokens, hidden, width, experts, experts per token, experts in a buffer, and what
@@ -24,6 +24,8 @@ pub(crate) const KERNEL: Kernel = Kernel {
         Case { label: "blocks", shape: &[3, 64, 48, 4, 2, 4, BLOCKS], seed: 11 },
         Case { label: "blocks_prefill", shape: &[20, 64, 48, 4, 2, 4, BLOCKS], seed: 12 },
         Case { label: "w8a8", shape: &[4, 64, 48, 8, 3, 8, W8A8], seed: 13 },
+        Case { label: "routed", shape: &[9, 64, 48, 12, 3, 12, ROUTED], seed: 15 },
+        Case { label: "routed_16", shape: &[16, 64, 48, 5, 4, 5, ROUTED], seed: 16 },
         Case { label: "w8a8_prefill", shape: &[24, 64, 48, 8, 3, 8, W8A8], seed: 14 },
     ],
     tolerance: 1e-4,
@@ -55,8 +57,28 @@ pub(crate) const KERNEL: Kernel = Kernel {
         };
         let ids: Vec<i32> = (0..rows * k).map(|place| id(place) as i32).collect();
         let ids = Tensor::<1, _>::from_data(ids.as_slice(), inputs.device());
-        let routed =
-            Routed { experts: ids.reshape([rows, k]), weights: inputs.floats([rows, k], 1.0) };
+        let routed = Routed {
+            experts: ids.reshape([rows, k]),
+            weights: inputs.floats([rows, k], 1.0),
+            grouped: None,
+        };
+        let routed = match kind {
+            ROUTED => {
+                let logits = inputs.floats([rows, experts], 2.0);
+                let (bias, live) =
+                    (inputs.floats([experts], 0.5), inputs.ints([rows], 6).clamp_max(1));
+                let routing = Routing {
+                    n_group: 1,
+                    topk_group: 1,
+                    num_experts_per_tok: k,
+                    norm_topk_prob: true,
+                    routed_scaling_factor: 1.5,
+                    shared_experts: 0,
+                };
+                moe_route(logits, bias, live, &routing)
+            }
+            _ => routed,
+        };
         inputs.values(moe_experts(&x, &routed, &weights))
     },
 };
@@ -66,3 +88,5 @@ const W8A16: usize = 1;
 const BLOCKS: usize = 2;
 const W8A8: usize = 3;
 const ALL_ON_ONE: usize = 4;
+/// Floats, with the choice of a router.
+const ROUTED: usize = 5;

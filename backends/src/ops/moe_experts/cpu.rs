@@ -261,7 +261,7 @@ mod tests {
                 experts: Tensor::<1, burn::tensor::Int>::from_data(ids.as_slice(), &device)
                     .reshape([tokens, choices]),
                 weights: inputs.floats([tokens, choices], 1.0),
-            };
+                grouped: None,            };
             let x = inputs.floats([tokens, hidden], 1.0);
             let got = floats(moe_experts(&x, &routed, &weights));
             let want = floats(reference::moe_experts(&x, &routed, &weights));

@@ -9,13 +9,9 @@ use super::kernel::{Few, Grouping, ITEM, down_kernel, gate_up_kernel, group_kern
 use super::tiles::{TILE, Tiles, combine_kernel, tiles_kernel};
 use crate::cube::{self, Abilities, MatrixBuffers};
 use crate::fp8::Activations;
+use crate::ops::moe_route::{FEW, places_of_item};
 use crate::ops::{Routed, quantise_fp8, swiglu};
 use crate::weight::Weight;
-
-/// Most tokens for which rows of the experts are read by lanes, and not in tiles.
-const FEW: usize = 16;
-/// Most places of an item then.
-const MOST_PLACES: usize = 8;
 
 pub(super) fn moe_experts(x: &Tensor<2>, routed: &Routed, weights: &ExpertWeights) -> Tensor<2> {
     let dtype = x.dtype();
@@ -37,8 +33,13 @@ pub(super) fn moe_experts(x: &Tensor<2>, routed: &Routed, weights: &ExpertWeight
         Weight::Fp8(matrix) => matrix.activations(),
         Weight::Dense(_) => Activations::Float,
     };
+    let sorted = routed.grouped.as_ref().map(|grouped| {
+        let items = cube::ints(grouped.items.clone());
+        let most = cube::dims::<2>(&items)[0];
+        Grouped { order: cube::ints(grouped.order.clone()), items, most }
+    });
     let out = match tokens <= FEW {
-        true => few(&x, &chosen, &factors, &groups, activations),
+        true => few(&x, &chosen, &factors, sorted, &groups, activations),
         false => many(&x, &chosen, &factors, &groups, activations),
     };
     cube::tensor::<2>(out).cast(dtype)
@@ -117,6 +118,7 @@ pub(super) fn few(
     x: &CubeTensor,
     chosen: &CubeTensor,
     factors: &CubeTensor,
+    sorted: Option<Grouped>,
     groups: &[Buffers],
     activations: Activations,
 ) -> CubeTensor {
@@ -127,8 +129,8 @@ pub(super) fn few(
     let [_, choices] = cube::dims(chosen);
     let experts = groups.iter().map(|group| group.experts).sum();
     let width = groups[0].down.layout.width;
-    let tile = tokens.next_power_of_two().min(MOST_PLACES);
-    let grouped = group(chosen, experts, tile);
+    let tile = places_of_item(tokens);
+    let grouped = sorted.unwrap_or_else(|| group(chosen, experts, tile));
     let act = cube::empty(x, [tokens * choices, width], x.dtype);
     let dtype = if groups.len() == 1 { x.dtype } else { DType::F32 };
     let out = cube::empty(x, [tokens, hidden], dtype);

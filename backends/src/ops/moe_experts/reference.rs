@@ -72,6 +72,7 @@ mod tests {
         let routed = Routed {
             experts: Tensor::from_data([[2, 0], [1, 2], [3, 3]], &device),
             weights: Tensor::from_data([[1.0, 10.0], [0.5, 0.0], [1.0, 1.0]], &device),
+            grouped: None,
         };
         let x = Tensor::from_data([[1.0], [2.0], [3.0]], &device);
         let got = moe_experts(&x, &routed, &weights).to_data().try_to_vec_as::<f32>().unwrap();

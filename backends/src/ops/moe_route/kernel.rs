@@ -21,15 +21,16 @@ pub(super) struct Choice {
     /// Units of a cube.
     pub(super) units: usize,
     pub(super) plane: usize,
+    /// Most places of an item where the cube, which is the only one, sorts the places too; 0
+    /// otherwise.
+    pub(super) tile: usize,
 }
 
 impl Choice {
     pub(super) fn new(
         routing: &Routing,
         experts: usize,
-        lanes: usize,
-        units: usize,
-        plane: usize,
+        [lanes, units, plane, tile]: [usize; 4],
     ) -> Self {
         Choice {
             experts,
@@ -42,6 +43,7 @@ impl Choice {
             lanes,
             units,
             plane,
+            tile,
         }
     }
 
@@ -62,7 +64,10 @@ pub(super) fn route_kernel(
     live: &[i32],
     experts: &mut [i32],
     weights: &mut [f32],
+    order: &mut [i32],
+    items: &mut [i32],
     tokens: u32,
+    #[comptime] most_places: usize,
     #[comptime] choice: Choice,
 ) {
     let unit = UNIT_POS as usize;
@@ -96,6 +101,7 @@ pub(super) fn route_kernel(
     let first = token * width;
     let is_live = is_token && live[token] > 0;
     let nobody = comptime![(choice.experts + choice.shared) as i32];
+    let mut taken_by = Shared::<[i32]>::new_slice(most_places);
     let mut total = 0.0f32;
     let mut taken = Array::<f32>::new(choice.chosen);
     #[unroll]
@@ -126,7 +132,11 @@ pub(super) fn route_kernel(
         taken[round] = score;
         total += score;
         if is_token && lane == 0 {
-            experts[first + round] = select(is_live, expert as i32, nobody);
+            let id = select(is_live, expert as i32, nobody);
+            experts[first + round] = id;
+            if comptime![choice.tile > 0] {
+                taken_by[first + round] = id;
+            }
         }
     }
     if is_token && lane == 0 {
@@ -142,8 +152,79 @@ pub(super) fn route_kernel(
         #[unroll]
         for index in 0..choice.shared {
             let expert = comptime![(choice.experts + index) as i32];
-            experts[first + choice.chosen + index] = select(is_live, expert, nobody);
+            let id = select(is_live, expert, nobody);
+            experts[first + choice.chosen + index] = id;
             weights[first + choice.chosen + index] = 1.0f32;
+            if comptime![choice.tile > 0] {
+                taken_by[first + choice.chosen + index] = id;
+            }
+        }
+    }
+    if comptime![choice.tile > 0] {
+        sync_cube();
+        sort_places(&taken_by, order, items, tokens as usize * width, unit, most_places, choice);
+    }
+}
+
+/// Sorts few places by expert and cuts them into items, each unit some of the places.
+#[cube]
+fn sort_places(
+    taken_by: &Shared<[i32]>,
+    order: &mut [i32],
+    items: &mut [i32],
+    places: usize,
+    unit: usize,
+    #[comptime] most_places: usize,
+    #[comptime] choice: Choice,
+) {
+    let tile = choice.tile;
+    let nobody = comptime![(choice.experts + choice.shared) as i32];
+    // Whether an item begins with a place.
+    let mut begins = Shared::<[u32]>::new_slice(most_places);
+    let steps = comptime![most_places.div_ceil(choice.units)];
+    for step in 0..steps {
+        let place = step * choice.units + unit;
+        if place < places {
+            let expert = taken_by[place];
+            let mut before = 0usize;
+            for other in 0..place {
+                before += select(taken_by[other] == expert, 1usize, 0usize);
+            }
+            begins[place] = u32::cast_from(before % tile == 0 && expert < nobody);
+        }
+    }
+    sync_cube();
+    for step in 0..steps {
+        let place = step * choice.units + unit;
+        if place < places {
+            let expert = taken_by[place];
+            let mut rank = 0usize;
+            let mut item = 0usize;
+            let mut all_items = 0usize;
+            let mut same = 0usize;
+            let mut same_before = 0usize;
+            for other in 0..places {
+                let its = taken_by[other];
+                let begin = begins[other] as usize;
+                let earlier = its == expert && other < place;
+                let ahead = its < expert || earlier;
+                rank += select(ahead, 1usize, 0usize);
+                item += select(ahead, begin, 0usize);
+                all_items += begin;
+                same += select(its == expert, 1usize, 0usize);
+                same_before += select(earlier, 1usize, 0usize);
+            }
+            order[rank] = place as i32;
+            if begins[place] == 1u32 {
+                let rest = same - same_before;
+                items[item * 3] = expert;
+                items[item * 3 + 1] = rank as i32;
+                items[item * 3 + 2] = select(rest < tile, rest, tile) as i32;
+            }
+            // There are as many items as places, and those that nobody needs have none.
+            if place >= all_items {
+                items[place * 3 + 2] = 0i32;
+            }
         }
     }
 }

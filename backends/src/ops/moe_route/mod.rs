@@ -35,6 +35,29 @@ pub struct Routed {
     pub experts: Tensor<2, Int>,
     /// Weights, f32, in the order of `experts`.
     pub weights: Tensor<2>,
+    /// The places sorted by expert, where a kernel has done so on its way.
+    pub grouped: Option<GroupedPlaces>,
+}
+
+/// Places of the flattened table of experts, sorted by expert and cut into items of one expert and
+/// at most [`places_of_item`] places each.
+#[derive(Debug, Clone)]
+pub struct GroupedPlaces {
+    /// `[places]`
+    pub(crate) order: Tensor<1, Int>,
+    /// Expert, first place in the order and number of places, 0 for an item that is not needed:
+    /// `[places, 3]`.
+    pub(crate) items: Tensor<2, Int>,
+}
+
+/// Most tokens for which rows of the experts are read by lanes, and not in tiles.
+#[cfg(feature = "cube")]
+pub(crate) const FEW: usize = 16;
+
+/// Most places of an item for so few tokens.
+#[cfg(feature = "cube")]
+pub(crate) fn places_of_item(tokens: usize) -> usize {
+    tokens.next_power_of_two().min(8)
 }
 
 /// Sigmoid routing with a selection bias ("noaux_tc",

@@ -26,7 +26,8 @@ pub(super) fn moe_route(
     let (experts, weights) = with_shared(experts, weights, n_routed_experts, shared);
     let padding = live.unsqueeze_dim::<2>(1).equal_elem(0);
     let padding = padding.expand(experts.dims());
-    Routed { experts: experts.mask_fill(padding, (n_routed_experts + shared) as i64), weights }
+    let experts = experts.mask_fill(padding, (n_routed_experts + shared) as i64);
+    Routed { experts, weights, grouped: None }
 }
 
 /// Appends the experts that every token takes.

@@ -1,4 +1,6 @@
-use super::rms_norm;
+use burn::tensor::s;
+
+use super::{add_rms_norm, rms_norm};
 use crate::ops::case::{Case, Kernel};
 
 pub(crate) const KERNEL: Kernel = Kernel {
@@ -8,12 +10,22 @@ pub(crate) const KERNEL: Kernel = Kernel {
         Case { label: "prefill", shape: &[64, 512], seed: 2 },
         Case { label: "odd_width", shape: &[7, 129], seed: 3 },
         Case { label: "one_value", shape: &[3, 1], seed: 4 },
+        Case { label: "columns_of_a_matrix", shape: &[5, 96], seed: 5 },
     ],
     tolerance: 1e-5,
     run: |case, inputs| {
         let [rows, width] = case.dims();
         let x = inputs.floats([rows, width], 3.0);
         let weight = inputs.floats([width], 1.0);
-        inputs.values(rms_norm(x, weight, 1e-5))
+        // The norm of a part of the columns, the norm of all, and the norm of a sum.
+        let part = x.clone().slice(s![.., 0..width.div_ceil(2)]);
+        let part_weight = weight.clone().slice(s![0..width.div_ceil(2)]);
+        let mut values = inputs.values(rms_norm(part, part_weight, 1e-5));
+        values.extend(inputs.values(rms_norm(x.clone(), weight.clone(), 1e-5)));
+        let added = inputs.floats([rows, width], 2.0);
+        let (sum, normed) = add_rms_norm(x, added, weight, 1e-5);
+        values.extend(inputs.values(sum));
+        values.extend(inputs.values(normed));
+        values
     },
 };

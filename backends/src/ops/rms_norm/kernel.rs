@@ -12,6 +12,7 @@ pub(super) fn rms_norm_kernel<F: Float, N: Size>(
     rows: u32,
     eps: f32,
     #[comptime] width: usize,
+    #[comptime] stride: usize,
     #[comptime] units: usize,
     #[comptime] plane: usize,
     #[define(F)] _dtype: ElemType,
@@ -23,11 +24,12 @@ pub(super) fn rms_norm_kernel<F: Float, N: Size>(
         terminate!();
     }
     let first = row * vectors;
+    let start = row * comptime![stride / size];
     let mut square = 0.0f32;
     for step in 0..comptime![vectors.div_ceil(units)] {
         let index = step * units + UNIT_POS as usize;
         if index < vectors {
-            let value = Vector::<f32, N>::cast_from(x[first + index]);
+            let value = Vector::<f32, N>::cast_from(x[start + index]);
             square += sum_of_squares(value);
         }
     }
@@ -36,7 +38,7 @@ pub(super) fn rms_norm_kernel<F: Float, N: Size>(
     for step in 0..comptime![vectors.div_ceil(units)] {
         let index = step * units + UNIT_POS as usize;
         if index < vectors {
-            out[first + index] = normed(x[first + index], weight[index], inverse);
+            out[first + index] = normed(x[start + index], weight[index], inverse);
         }
     }
 }

@@ -1,6 +1,7 @@
 #![expect(unsafe_code, reason = "kernels are launched without bounds checks")]
 
 use burn::tensor::{Shape, Tensor};
+use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
@@ -9,9 +10,14 @@ use crate::cube::{self, Abilities};
 
 /// `x [.., width]`, `weight [width]`
 pub(super) fn rms_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, eps: f64) -> Tensor<D> {
-    let (x, shape) = rows(x);
-    let out = launch(&x, &cube::floats(weight), eps);
-    reshaped(out, shape)
+    let shape = x.shape();
+    let x = cube::strided(x);
+    // Columns of a wider matrix are read where they lie.
+    let x = match x.meta.strides().last() {
+        Some(1) if D == 2 => x,
+        _ => into_contiguous(x),
+    };
+    reshaped(launch(&x, &cube::floats(weight), eps), shape)
 }
 
 /// `x` and `added [tokens, width]`, `weight [width]` → `x + added` and its norm.
@@ -24,11 +30,6 @@ pub(super) fn add_rms_norm(
     let (x, added, weight) = (cube::floats(x), cube::floats(added), cube::floats(weight));
     let (sum, out) = launch_add(&x, &added, &weight, eps);
     (cube::tensor(sum), cube::tensor(out))
-}
-
-fn rows<const D: usize>(x: Tensor<D>) -> (CubeTensor, Shape) {
-    let shape = x.shape();
-    (cube::floats(x), shape)
 }
 
 fn reshaped<const D: usize>(mut buffer: CubeTensor, shape: Shape) -> Tensor<D> {
@@ -52,7 +53,8 @@ pub(super) fn launch(x: &CubeTensor, weight: &CubeTensor, eps: f64) -> CubeTenso
     let abilities = Abilities::of(&x.client);
     let [width] = cube::dims(weight);
     let rows = x.meta.num_elements() / width;
-    let size = cube::vector_size(x.dtype.size(), &[width]);
+    let stride = if x.meta.strides().len() == 2 { cube::row_stride(x) } else { width };
+    let size = cube::vector_size(x.dtype.size(), &[width, stride]);
     let units = units(width / size, abilities);
     let out = cube::empty(x, [rows, width], x.dtype);
     // SAFETY: rows and columns are checked against their number, and the buffers hold
@@ -70,6 +72,7 @@ pub(super) fn launch(x: &CubeTensor, weight: &CubeTensor, eps: f64) -> CubeTenso
             rows as u32,
             eps as f32,
             width,
+            stride,
             units,
             abilities.plane_size(),
             cube::elem(x.dtype),
