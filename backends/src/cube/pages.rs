@@ -1,6 +1,6 @@
 //! Rows of the KV cache in kernels.
 
-use burn::tensor::{DType, Int, Tensor};
+use burn::tensor::DType;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::ir::ElemType;
 use cubecl::prelude::*;
@@ -65,7 +65,6 @@ impl PageBuffers {
         PageBuffers { elements: words, scales: Some(scales), layout }
     }
 
-    /// For kernels that read.
     pub(crate) fn new(rows: &KvRows) -> Self {
         match rows {
             KvRows::Float(held) => Self::of_floats(strided(held.clone())),
@@ -75,16 +74,9 @@ impl PageBuffers {
         }
     }
 
-    /// For kernels that write: what they write is in `rows` and nowhere else, because a buffer that
-    /// another tensor shares is copied first.
+    /// For kernels that write, into the very buffers of `rows`: nobody else holds them for long, and
+    /// launches keep their order.
     pub(crate) fn to_write(rows: &mut KvRows) -> Self {
-        match rows {
-            KvRows::Float(held) => own(held),
-            KvRows::Fp8(Fp8Rows { words, scales, .. }) => {
-                own_ints(words);
-                own(scales);
-            }
-        }
         Self::new(rows)
     }
 
@@ -104,29 +96,6 @@ impl PageBuffers {
     pub(crate) fn address_type(&self) -> AddressType {
         self.elements.required_address_type()
     }
-}
-
-// Not by `Tensor::inplace`: what stands in for the tensor meanwhile comes from the device of its
-// buffer here, and not from the device of its name, which may not be there where kernels are tested.
-
-fn own(held: &mut Tensor<2>) {
-    let like = strided(held.clone());
-    let nothing = super::tensor(empty(&like, [0, 0], like.dtype));
-    drop(like);
-    let whole = std::mem::replace(held, nothing);
-    *held = super::tensor(unshared(strided(whole)));
-}
-
-fn own_ints(held: &mut Tensor<2, Int>) {
-    let like = strided_ints(held.clone());
-    let nothing = super::int_tensor(empty(&like, [0, 0], like.dtype));
-    drop(like);
-    let whole = std::mem::replace(held, nothing);
-    *held = super::int_tensor(unshared(strided_ints(whole)));
-}
-
-fn unshared(buffer: CubeTensor) -> CubeTensor {
-    if buffer.can_mut() { buffer } else { buffer.copy() }
 }
 
 /// At most two kinds of parts, as every cache has them; the second may be absent.

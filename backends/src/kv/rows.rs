@@ -9,8 +9,9 @@ use crate::fp8::{self, Fp8Matrix};
 use crate::graph::BufferId;
 use crate::ops;
 
-/// Rows of a cache, one for each slot.
-#[derive(Debug, Clone)]
+/// Rows of a cache, one for each slot. Kernels write them in place: a clone of a tensor of them would
+/// change too, so that none is to be kept.
+#[derive(Debug)]
 #[expect(clippy::large_enum_variant, reason = "a few for each layer of a model")]
 pub enum KvRows {
     /// `[slots, width]`
@@ -20,7 +21,7 @@ pub enum KvRows {
 }
 
 /// Rows of E4M3 codes. `value = code * scale`, with one scale for each part of a row.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Fp8Rows {
     /// Four codes a word, the first in the lowest byte; a part begins with a word.
     /// `[slots, words]`, i32

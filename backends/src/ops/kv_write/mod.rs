@@ -13,7 +13,7 @@ use burn::tensor::{Int, Tensor};
 
 use crate::kv::KvRows;
 
-/// Replaces the rows of `pages` at `slots` by `rows`, in place where `pages` are the only handle.
+/// Replaces the rows of `pages` at `slots` by `rows`, in place.
 /// Floats are converted to the dtype of `pages`; for FP8 each part of a row is quantised as
 /// [`quantise_fp8`](super::quantise_fp8) does it, with a scale of its own.
 ///
