@@ -5,7 +5,7 @@ use burn_cubecl::tensor::CubeTensor;
 use cubecl::ir::ElemType;
 use cubecl::prelude::*;
 
-use super::{Abilities, empty, encode_code, max_of_lanes, row_stride, strided, strided_ints};
+use super::{Abilities, encode_code, max_of_lanes, row_stride, strided, strided_ints};
 use crate::kv::{Fp8Rows, KvRows, Parts, words};
 
 /// How rows of the cache lie in their buffer, all of it constant for a kernel.
