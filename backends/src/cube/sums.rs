@@ -19,7 +19,7 @@ pub(crate) fn sum_of_lanes(
     } else if comptime![plane > 0 && lanes > plane] {
         let partial = plane_sum(value);
         let unit = UNIT_POS as usize;
-        if unit % plane == 0 {
+        if UNIT_POS_PLANE == 0 {
             shared[unit / plane] = partial;
         }
         sync_cube();
@@ -65,7 +65,7 @@ pub(crate) fn max_of_lanes(
     } else if comptime![plane > 0 && lanes > plane] {
         let partial = plane_max(value);
         let unit = UNIT_POS as usize;
-        if unit % plane == 0 {
+        if UNIT_POS_PLANE == 0 {
             shared[unit / plane] = partial;
         }
         sync_cube();

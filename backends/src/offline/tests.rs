@@ -241,7 +241,7 @@ fn example_kernel<F: Float>(
     #[comptime] native: bool,
     #[define(F)] _dtype: ElemType,
 ) {
-    let row = CUBE_POS as usize;
+    let row = CUBE_POS;
     let unit = UNIT_POS as usize;
     let mut sum = 0.0f32;
     for step in 0..comptime![vectors.div_ceil(units)] {

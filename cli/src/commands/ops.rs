@@ -29,7 +29,7 @@ pub(crate) fn show(args: &InspectArgs) -> Result<Outcome> {
         });
         ui::output(&format!("{all:#}\n"))?;
     } else {
-        ui::note(&format!("{} in {}", opened.label(), dtype.name()));
+        ui::note(format!("{} in {}", opened.label(), dtype.name()));
         let row =
             |path: &OpPath| vec![path.op.to_owned(), path.path.name().to_owned(), path.how.clone()];
         let rows: Vec<_> = paths.iter().map(row).collect();

@@ -77,6 +77,7 @@ impl Attention {
 
 /// Projections of the input: the queries of this rank's heads, and what a token leaves in the cache.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "one for each layer")]
 enum Query {
     /// `W_Q` of each head in turn, and `W_DKV` and `W_KR`
     Direct { up: Linear, down: Linear },

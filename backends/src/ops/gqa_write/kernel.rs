@@ -46,7 +46,7 @@ pub(super) fn gqa_write_kernel<F: Float, E: Numeric>(
     #[comptime] heads: Heads,
     #[define(F, E)] _dtypes: [ElemType; 2],
 ) {
-    let cube = CUBE_POS as usize;
+    let cube = CUBE_POS;
     let token = cube / comptime![heads.all()];
     let head = cube % comptime![heads.all()];
     if token >= tokens as usize {

@@ -33,7 +33,7 @@ pub(super) fn write_kernel<F: Float, E: Numeric>(
     #[comptime] written: Written,
     #[define(F, E)] _dtypes: [ElemType; 2],
 ) {
-    let cube = CUBE_POS as usize;
+    let cube = CUBE_POS;
     let parts = comptime![written.parts];
     let token = cube / comptime![parts.count()];
     let part = cube % comptime![parts.count()];

@@ -61,7 +61,7 @@ pub(super) fn expand_kernel<F: Float, W: Numeric, NX: Size, NW: Size>(
     #[comptime] expand: Expand,
     #[define(F, W)] _dtypes: [ElemType; 2],
 ) {
-    let cube = CUBE_POS as usize;
+    let cube = CUBE_POS;
     let (tokens, splits) = (tokens as usize, splits as usize);
     let blocks = comptime![expand.blocks()];
     let (block, cube) = (cube % blocks, cube / blocks);

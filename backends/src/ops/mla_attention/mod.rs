@@ -25,6 +25,7 @@ pub struct MlaQueries {
 
 /// Queries of a step in one of the forms in which attention takes them.
 #[derive(Debug, Clone)]
+#[expect(clippy::large_enum_variant, reason = "one at a time")]
 pub enum PreparedQueries {
     /// As the heads have them.
     Heads(MlaQueries),

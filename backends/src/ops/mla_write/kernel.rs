@@ -74,7 +74,7 @@ pub(super) fn mla_write_kernel<F: Float, W: Numeric, E: Numeric, NW: Size>(
     #[comptime] absorbed: Absorbed,
     #[define(F, W, E)] _dtypes: [ElemType; 3],
 ) {
-    let cube = CUBE_POS as usize;
+    let cube = CUBE_POS;
     let tokens = tokens as usize;
     if cube >= cubes as usize {
         terminate!();

@@ -1,3 +1,6 @@
+#![expect(clippy::collapsible_if, reason = "what is constant decides first, when it compiles")]
+#![expect(clippy::needless_range_loop, reason = "kernels have no iterators over buffers")]
+
 use cubecl::ir::ElemType;
 use cubecl::prelude::*;
 
@@ -227,7 +230,7 @@ pub(super) fn down_kernel<F: Float, W: Numeric, O: Float, NX: Size, NW: Size>(
     let unit = UNIT_POS as usize;
     let lane = unit % few.lanes;
     let group = unit / few.lanes;
-    let row = CUBE_POS as usize * comptime![few.units / few.lanes] + group;
+    let row = CUBE_POS * comptime![few.units / few.lanes] + group;
     let size = NX::value().comptime();
     let mut shared = Shared::<[f32]>::new_slice(few.units);
     let mut totals = Shared::<[f32]>::new_slice(comptime![few.units / few.lanes * tokens]);

@@ -1,5 +1,6 @@
 //! Products of experts with many tokens each: tiles in shared memory, for tensor cores where the
 //! device multiplies matrices of the dtype.
+#![expect(clippy::collapsible_if, reason = "what is constant decides first, when it compiles")]
 
 use cubecl::ir::ElemType;
 use cubecl::prelude::*;
@@ -196,7 +197,7 @@ fn load_left<F: Float, S: Float, NX: Size>(
 ) {
     let size = NX::value().comptime();
     let vectors = comptime![DEPTH / size];
-    let width = comptime![tiles.layout.width.next_multiple_of(size) / size];
+    let width = comptime![tiles.layout.width.div_ceil(size)];
     for load in 0..comptime![(TILE * vectors).div_ceil(tiles.units)] {
         let at = load * tiles.units + unit;
         let (index, vector) = (at / vectors, at % vectors);

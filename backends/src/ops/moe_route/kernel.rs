@@ -72,7 +72,7 @@ pub(super) fn route_kernel(
 ) {
     let unit = UNIT_POS as usize;
     let lane = unit % choice.lanes;
-    let place = CUBE_POS as usize * comptime![choice.units / choice.lanes] + unit / choice.lanes;
+    let place = CUBE_POS * comptime![choice.units / choice.lanes] + unit / choice.lanes;
     let is_token = place < tokens as usize;
     let token = select(is_token, place, 0usize);
     let mut shared = Shared::<[f32]>::new_slice(choice.units);
@@ -190,7 +190,7 @@ fn sort_places(
             for other in 0..place {
                 before += select(taken_by[other] == expert, 1usize, 0usize);
             }
-            begins[place] = u32::cast_from(before % tile == 0 && expert < nobody);
+            begins[place] = u32::cast_from(before / tile * tile == before && expert < nobody);
         }
     }
     sync_cube();

@@ -9,7 +9,6 @@ use crate::ops::pages::HIDDEN;
 
 /// Queries times the scale, in fours side by side for each column; zeros where there is no token.
 #[cube]
-#[expect(clippy::too_many_arguments, reason = "the arguments of a kernel")]
 pub(super) fn load_queries<F: Float>(
     q: &[F],
     tile_tokens: &[i32],

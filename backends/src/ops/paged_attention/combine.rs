@@ -25,7 +25,7 @@ pub(super) fn combine_kernel<F: Float>(
     #[comptime] units: usize,
     #[define(F)] _dtype: ElemType,
 ) {
-    let item = CUBE_POS as usize;
+    let item = CUBE_POS;
     let token = item / heads;
     if token >= tokens as usize {
         terminate!();

@@ -63,7 +63,7 @@ pub(crate) fn attend_kernel<F: Float, O: Float, W: Numeric, NK: Size, NV: Size>(
     #[comptime] attend: Attend,
     #[define(F, O, W)] _dtypes: [ElemType; 3],
 ) {
-    let cube = CUBE_POS as usize;
+    let cube = CUBE_POS;
     if cube >= shape.cubes as usize {
         terminate!();
     }

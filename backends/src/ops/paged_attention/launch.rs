@@ -57,6 +57,7 @@ pub(crate) struct Pages {
 
 /// What [`launch`] gives.
 #[derive(Debug, Clone)]
+#[expect(clippy::large_enum_variant, reason = "one at a time")]
 pub(crate) enum Attended {
     /// `[tokens, heads, value]`
     Whole(CubeTensor),

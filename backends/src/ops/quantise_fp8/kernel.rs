@@ -19,7 +19,7 @@ pub(super) fn quantise_kernel<F: Float, O: Float>(
     #[define(F, O)] _dtypes: [ElemType; 2],
 ) {
     let groups = comptime![width.div_ceil(group)];
-    let place = CUBE_POS as usize;
+    let place = CUBE_POS;
     let unit = UNIT_POS as usize;
     let row = place / groups;
     if row >= rows as usize {

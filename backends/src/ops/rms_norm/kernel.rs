@@ -19,7 +19,7 @@ pub(super) fn rms_norm_kernel<F: Float, N: Size>(
 ) {
     let size = N::value().comptime();
     let vectors = comptime![width / size];
-    let row = CUBE_POS as usize;
+    let row = CUBE_POS;
     if row >= rows as usize {
         terminate!();
     }
@@ -60,7 +60,7 @@ pub(super) fn add_rms_norm_kernel<F: Float, N: Size>(
 ) {
     let size = N::value().comptime();
     let vectors = comptime![width / size];
-    let row = CUBE_POS as usize;
+    let row = CUBE_POS;
     if row >= rows as usize {
         terminate!();
     }

@@ -37,7 +37,7 @@ pub(super) fn choose_kernel(
     tokens: u32,
     #[comptime] parts: Parts,
 ) {
-    let row = CUBE_POS as usize;
+    let row = CUBE_POS;
     if row >= rows as usize {
         terminate!();
     }
