@@ -24,6 +24,15 @@ impl KvLayer {
         })
     }
 
+    /// A layer of keys and values, or of latents, that are there already.
+    #[cfg(test)]
+    pub(crate) fn of(rows: Vec<KvRows>) -> Self {
+        match <[KvRows; 2]>::try_from(rows) {
+            Ok([keys, values]) => KvLayer(Held::Gqa { keys, values }),
+            Err(mut rows) => KvLayer(Held::Mla(rows.remove(0))),
+        }
+    }
+
     /// Stores one row of keys and values per token at `slots`.
     ///
     /// Shapes: `keys`, `values` `[tokens, kv_heads * head_dim]`, `slots [tokens]`.

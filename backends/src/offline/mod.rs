@@ -5,8 +5,9 @@
 //! - [`targets`]: what the devices can do, as CubeCL would find out
 //! - [`compile`]: from a launch to the text or the words that a driver would get
 //! - [`nvrtc`]: from CUDA C++ to machine code, its registers and spills
-//! - [`rows`]: the ops, on the shapes of the models
+//! - [`rows`], [`attention`]: the ops, on the shapes of the models
 
+mod attention;
 mod compile;
 mod nvrtc;
 mod rows;
@@ -76,12 +77,18 @@ impl Offline {
         self.target == Target::Cuda(90) && dtype == DType::BF16
     }
 
-    /// Models whose shapes are launched.
+    /// Whether models are kept in a dtype where there is a choice.
+    fn is_usual(&self, dtype: DType) -> bool {
+        self.dtypes()[0] == dtype
+    }
+
+    /// Models whose shapes are launched. Each attention is in the first two.
     fn models(&self, dtype: DType) -> &'static [Model] {
-        match dtype == self.dtypes()[0] {
+        match dtype {
             _ if self.is_thorough(dtype) => MODELS,
-            true => &MODELS[..1],
-            false => &MODELS[1..2],
+            _ if self.is_usual(dtype) => &MODELS[..2],
+            DType::F32 => &MODELS[..1],
+            _ => &MODELS[1..2],
         }
     }
 

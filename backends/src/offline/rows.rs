@@ -2,9 +2,9 @@
 
 use burn::tensor::DType;
 
-use super::Offline;
+use super::{Offline, attention};
 use crate::fp8::{Activations, Fp8Matrix};
-use crate::ops::{self, ExpertGroup, ExpertWeights, Routed, Routing};
+use crate::ops::{self, Draw, ExpertGroup, ExpertWeights, Penalties, Routed, Routing};
 use crate::weight::Weight;
 
 /// An op on the shapes of a model, with activations and dense weights of a dtype.
@@ -18,11 +18,16 @@ pub(super) struct Row {
 /// Every op that has kernels. An op is added by a function that calls it with
 /// [`Offline::floats`], [`Offline::ints`] and [`Offline::weights`], and a line here.
 pub(super) const ROWS: &[Row] = &[
+    Row { op: "embedding", hot: true, launch: embedding },
+    Row { op: "kv_write", hot: true, launch: attention::kv_write },
     Row { op: "linear", hot: true, launch: linear },
     Row { op: "moe_experts", hot: true, launch: moe_experts },
     Row { op: "moe_route", hot: true, launch: moe_route },
+    Row { op: "write and attend", hot: true, launch: attention::write_and_attend },
     Row { op: "quantise_fp8", hot: true, launch: quantise_fp8 },
     Row { op: "rms_norm", hot: true, launch: rms_norm },
+    Row { op: "rope", hot: true, launch: attention::rope },
+    Row { op: "sample", hot: true, launch: sample },
     Row { op: "swiglu", hot: true, launch: swiglu },
 ];
 
@@ -35,7 +40,8 @@ const FEW_TOKENS: [usize; 2] = [1, 8];
 
 /// What ops see of a model.
 pub(super) struct Model {
-    hidden: usize,
+    pub(super) hidden: usize,
+    pub(super) attention: Attention,
     /// Width of the experts, and of the dense layers before them.
     widths: [usize; 2],
     experts: usize,
@@ -45,10 +51,20 @@ pub(super) struct Model {
     vocabulary: usize,
 }
 
+/// The two attentions, whose dimensions are the same in all models.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Attention {
+    /// 20 heads of 192 and 64 values, latents of 512, values of 256.
+    Latents,
+    /// 96 heads of 128 values on 8 KV heads.
+    Heads { norms: bool },
+}
+
 /// GLM-4.7-Flash, GLM-4.5-Air and GLM-4.6.
 pub(super) const MODELS: &[Model] = &[
     Model {
         hidden: 2048,
+        attention: Attention::Latents,
         widths: [1536, 10_240],
         experts: 64,
         per_token: 4,
@@ -57,6 +73,7 @@ pub(super) const MODELS: &[Model] = &[
     },
     Model {
         hidden: 4096,
+        attention: Attention::Heads { norms: false },
         widths: [1408, 10_944],
         experts: 128,
         per_token: 8,
@@ -65,6 +82,7 @@ pub(super) const MODELS: &[Model] = &[
     },
     Model {
         hidden: 5120,
+        attention: Attention::Heads { norms: true },
         widths: [1536, 12_288],
         experts: 160,
         per_token: 8,
@@ -159,6 +177,39 @@ fn quantise_fp8(device: &Offline, dtype: DType, model: &Model) {
     }
 }
 
+fn embedding(device: &Offline, dtype: DType, model: &Model) {
+    ops::embedding(device.floats([model.vocabulary, model.hidden], dtype), device.ints([8]));
+}
+
+fn sample(device: &Offline, _dtype: DType, model: &Model) {
+    let vocabulary = model.vocabulary;
+    let logits = || device.floats([8, vocabulary], DType::F32);
+    let rows = || device.floats([8], DType::F32);
+    ops::argmax(logits(), vocabulary);
+    for part in [None, Some(rows())] {
+        let draw = Draw {
+            temperature: rows(),
+            greedy: part.clone(),
+            top_k: part.clone(),
+            top_p: part.clone(),
+            min_p: part.clone(),
+            uniform: rows(),
+        };
+        ops::sample(logits(), vocabulary, &draw);
+        let penalties = Penalties {
+            repetition: Some(rows()),
+            presence: part.clone(),
+            frequency: part.clone(),
+            seen: device.floats([8, vocabulary], DType::F32),
+            slots: device.ints([8]),
+            drafts: part.map(|_| device.ints([2, 3])),
+        };
+        ops::penalise(logits(), &penalties);
+    }
+    ops::allow(logits(), device.ints([8, vocabulary.div_ceil(32)]));
+    ops::verify(device.ints([2, 4]), device.ints([2, 3]), device.ints([2]), vocabulary);
+}
+
 fn swiglu(device: &Offline, dtype: DType, model: &Model) {
     for width in model.widths {
         let half = || device.floats([8, width], dtype);
@@ -168,9 +219,9 @@ fn swiglu(device: &Offline, dtype: DType, model: &Model) {
 }
 
 impl Offline {
-    /// A matrix as checkpoints hold it: dense, FP8 with a scale a row, the same for FP8 activations,
-    /// and in blocks.
-    fn weights(&self, [rows, width]: [usize; 2], dtype: DType) -> Vec<Weight> {
+    /// A matrix as checkpoints hold it: dense, in FP8 for FP8 activations, and where it counts with a
+    /// scale a row for other activations and in blocks.
+    pub(super) fn weights(&self, [rows, width]: [usize; 2], dtype: DType) -> Vec<Weight> {
         let fp8 = |group: usize, activations| {
             Weight::from(Fp8Matrix::with_values(
                 self.ints([rows, width.div_ceil(4)]),
@@ -180,11 +231,12 @@ impl Offline {
                 activations,
             ))
         };
-        vec![
-            Weight::Dense(self.floats([rows, width], dtype)),
-            fp8(width, Activations::Float),
-            fp8(width, Activations::PerToken),
-            fp8(128, Activations::PerGroup(128)),
-        ]
+        let dense = Weight::Dense(self.floats([rows, width], dtype));
+        let mut weights = vec![dense, fp8(width, Activations::PerToken)];
+        if self.is_usual(dtype) {
+            weights.push(fp8(width, Activations::Float));
+            weights.push(fp8(128, Activations::PerGroup(128)));
+        }
+        weights
     }
 }

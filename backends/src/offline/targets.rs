@@ -30,7 +30,7 @@ pub(super) enum Target {
     Cuda(u32),
     /// AMD, by the name of its architecture.
     Hip(&'static str),
-    /// What WebGPU guarantees, which is what the backend `gl` is taken for.
+    /// The backend `gl`, on a driver of OpenGL without extensions.
     Wgsl,
     /// The backend `vulkan`.
     SpirV(Vulkan),
@@ -41,7 +41,7 @@ pub(super) enum Target {
 pub(super) enum Vulkan {
     /// Planes, f16 and small integers.
     Most,
-    /// What CubeCL asks for and no more.
+    /// No extensions that CubeCL can do without, small cubes.
     Least,
 }
 
@@ -285,14 +285,14 @@ fn register_words(device: &mut DeviceProperties, atomic: impl Into<EnumSet<Atomi
     }
 }
 
-/// What cubecl-wgpu registers without extensions, within the limits every WebGPU has.
+/// What cubecl-wgpu registers without extensions.
 fn wgsl_properties() -> DeviceProperties {
     let hardware = HardwareProperties {
         plane_size_min: 4,
         plane_size_max: 128,
-        // Of the eight that there are, CubeCL leaves one to wgpu.
-        max_bindings: 7,
-        max_shared_memory_size: 16 << 10,
+        // Drivers of OpenGL have 16 at least, and CubeCL leaves one to wgpu.
+        max_bindings: 15,
+        max_shared_memory_size: 32 << 10,
         max_cube_count: (65_535, 65_535, 65_535),
         max_units_per_cube: 256,
         max_cube_dim: (256, 256, 64),
@@ -314,10 +314,10 @@ fn vulkan_properties(driver: Vulkan) -> DeviceProperties {
     let hardware = HardwareProperties {
         plane_size_min: if most { 32 } else { 4 },
         plane_size_max: if most { 32 } else { 128 },
-        max_shared_memory_size: if most { 48 << 10 } else { 16 << 10 },
+        max_shared_memory_size: if most { 48 << 10 } else { 32 << 10 },
         max_cube_count: (65_535, 65_535, 65_535),
-        max_units_per_cube: if most { 1024 } else { 128 },
-        max_cube_dim: if most { (1024, 1024, 64) } else { (128, 128, 64) },
+        max_units_per_cube: if most { 1024 } else { 256 },
+        max_cube_dim: if most { (1024, 1024, 64) } else { (256, 256, 64) },
         max_vector_size: 4,
         ..hardware()
     };

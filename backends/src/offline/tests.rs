@@ -19,6 +19,10 @@ use super::targets::{TARGETS, Target};
 use super::{Offline, rows};
 use crate::cube::{self, Abilities, decode_word, sum_of_lanes};
 
+/// Bytes of stack that a kernel may take which runs for every token: `ptxas` now and then keeps a
+/// pointer or two there to have more cubes on a multiprocessor.
+const STACK: usize = 16;
+
 /// A kernel that an op launched.
 struct Job {
     target: Target,
@@ -57,12 +61,8 @@ fn every_kernel_compiles_for_devices_that_are_not_here() {
             Err(error) => add(&mut failures, job, &error),
             Ok(resources) => {
                 let hot = users.iter().any(|user| jobs[*user].hot);
-                if hot && resources.is_some_and(|resources| resources.stack > 0) {
-                    add(
-                        &mut failures,
-                        job,
-                        &format!("{} has a stack: {resources:?}", kernel.entry),
-                    );
+                if hot && resources.is_some_and(|taken| taken.stack > STACK) {
+                    add(&mut failures, job, &format!("{} spills: {resources:?}", kernel.entry));
                 }
                 table.add(job.target, kernel, resources);
             }
@@ -109,7 +109,8 @@ struct Tools {
 
 impl Tools {
     fn found() -> Self {
-        let toolkit = std::env::var("GLM_TEST_CUDA").ok().filter(|_| nvrtc::is_here());
+        let toolkit = std::env::var("GLM_TEST_CUDA").ok();
+        let toolkit = toolkit.filter(|folder| !folder.is_empty() && nvrtc::is_here());
         if toolkit.is_none() {
             say("skipped: NVRTC (GLM_TEST_CUDA names no toolkit, or its library is not found)");
         }

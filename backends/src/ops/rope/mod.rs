@@ -74,6 +74,12 @@ impl RotaryTable {
         RotaryTable { order, cos: upload(cos), sin: upload(sin) }
     }
 
+    /// A table that is there already, `cos` and `sin` of `[positions, rotary_dim / 2]`.
+    #[cfg(test)]
+    pub(crate) fn of(order: RopeOrder, cos: Tensor<2>, sin: Tensor<2>) -> Self {
+        RotaryTable { order, cos, sin }
+    }
+
     /// The rotation of tokens at `positions [tokens]`. Where kernels compute, they read the table;
     /// elsewhere its rows are gathered here, once for all layers.
     pub fn at(&self, positions: Tensor<1, Int>) -> Rotation {
