@@ -13,14 +13,14 @@ use crate::ops::{
 
 /// Slots of a cache, in pages of the usual size.
 const SLOTS: usize = 1024 * KvSpec::PAGE_SIZE;
-const HEADS: usize = 96;
-const KV_HEADS: usize = 8;
-const HEAD_DIM: usize = 128;
-const LATENT_HEADS: usize = 20;
-const LATENT: usize = 512;
-const NOPE: usize = 192;
-const ROPE: usize = 64;
-const VALUE: usize = 256;
+pub(super) const HEADS: usize = 96;
+pub(super) const KV_HEADS: usize = 8;
+pub(super) const HEAD_DIM: usize = 128;
+pub(super) const LATENT_HEADS: usize = 20;
+pub(super) const LATENT: usize = 512;
+pub(super) const NOPE: usize = 192;
+pub(super) const ROPE: usize = 64;
+pub(super) const VALUE: usize = 256;
 
 /// Most tokens for which latents are written and queries absorbed by one kernel.
 const FEW_TOKENS: usize = 16;
@@ -103,7 +103,7 @@ fn latents(device: &Offline, dtype: DType, format: KvFormat, step: [usize; 2]) {
     }
 }
 
-fn parts(attention: Attention) -> Vec<Parts> {
+pub(super) fn parts(attention: Attention) -> Vec<Parts> {
     match attention {
         Attention::Heads { .. } => vec![Parts { count: KV_HEADS, width: HEAD_DIM }],
         Attention::Latents => {
@@ -113,7 +113,7 @@ fn parts(attention: Attention) -> Vec<Parts> {
 }
 
 impl Offline {
-    fn rows(&self, parts: &[Parts], format: KvFormat) -> KvRows {
+    pub(super) fn rows(&self, parts: &[Parts], format: KvFormat) -> KvRows {
         let sum = |of: fn(&Parts) -> usize| parts.iter().map(of).sum::<usize>();
         match format {
             KvFormat::Float(dtype) => {
@@ -128,7 +128,7 @@ impl Offline {
         }
     }
 
-    fn rotation(&self, attention: Attention, tokens: usize) -> Rotation {
+    pub(super) fn rotation(&self, attention: Attention, tokens: usize) -> Rotation {
         let order = match attention {
             Attention::Heads { .. } => RopeOrder::HalfSplit,
             Attention::Latents => RopeOrder::Interleaved,
@@ -138,7 +138,7 @@ impl Offline {
     }
 
     /// Of sequences with 4096 tokens in the cache.
-    fn tables(&self, [tokens, sequences]: [usize; 2]) -> PageTables {
+    pub(super) fn tables(&self, [tokens, sequences]: [usize; 2]) -> PageTables {
         let tiles = TileShape::of(tokens, sequences);
         PageTables {
             sequences: self.ints([tokens]),

@@ -9,6 +9,7 @@
 
 mod attention;
 mod compile;
+mod layers;
 mod nvrtc;
 mod rows;
 mod server;
@@ -97,14 +98,20 @@ impl Offline {
         self.client.properties().memory.max_page_size as usize
     }
 
-    /// Our kernels that were launched since this was last asked.
-    fn take(&self) -> Vec<Launch> {
+    /// All that was launched since this was last asked.
+    fn take_all(&self) -> Vec<Launch> {
         let flushed = self.client.flush();
         flushed.expect("a server that does nothing");
         let launches = std::mem::take(&mut *self.launches.lock().expect("launches"));
+        launches.into_values().collect()
+    }
+
+    /// Our kernels that were launched since this was last asked.
+    fn take(&self) -> Vec<Launch> {
         let ours = module_path!().split("::").next().expect("a crate");
-        let mut launches: Vec<_> = launches
-            .into_values()
+        let mut launches: Vec<_> = self
+            .take_all()
+            .into_iter()
             .filter(|launch| launch.kernel.name().starts_with(ours))
             .collect();
         launches.sort_by_key(|launch| launch.id.to_string());

@@ -43,12 +43,12 @@ pub(super) struct Model {
     pub(super) hidden: usize,
     pub(super) attention: Attention,
     /// Width of the experts, and of the dense layers before them.
-    widths: [usize; 2],
-    experts: usize,
-    per_token: usize,
+    pub(super) widths: [usize; 2],
+    pub(super) experts: usize,
+    pub(super) per_token: usize,
     /// Rows of `q_proj` or `q_b_proj`, and its columns.
-    query: [usize; 2],
-    vocabulary: usize,
+    pub(super) query: [usize; 2],
+    pub(super) vocabulary: usize,
 }
 
 /// The two attentions, whose dimensions are the same in all models.

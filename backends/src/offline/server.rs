@@ -33,6 +33,8 @@ pub(super) struct Launch {
     pub(super) cubes: [u32; 3],
     /// Buffers that it takes, that of its scalars not counted.
     pub(super) buffers: usize,
+    /// How often it was launched.
+    pub(super) count: usize,
 }
 
 /// Launches of one device, each kernel once.
@@ -116,7 +118,9 @@ impl Server for OfflineServer {
         let id = kernel.id();
         let buffers = bindings.resources.len();
         let mut launches = self.launches.0.lock().expect("launches");
-        let launch = launches.entry(id.clone()).or_insert(Launch { kernel, id, cubes, buffers });
+        let launch =
+            launches.entry(id.clone()).or_insert(Launch { kernel, id, cubes, buffers, count: 0 });
+        launch.count += 1;
         for (most, cubes) in launch.cubes.iter_mut().zip(cubes) {
             *most = cubes.max(*most);
         }
