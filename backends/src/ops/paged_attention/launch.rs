@@ -13,8 +13,7 @@ use crate::kv::{KvLayer, PageTables};
 /// Most bytes of shared memory of a cube, so that a multiprocessor holds several.
 const MOST_SHARED: usize = 72 << 10;
 /// Teams of a cube and fours of queries of each, by the number of queries.
-const SHARES: [[usize; 2]; 9] =
-    [[1, 1], [1, 2], [1, 3], [1, 4], [1, 5], [2, 3], [2, 4], [3, 3], [4, 3]];
+const SHARES: [[usize; 2]; 8] = [[1, 1], [1, 2], [1, 3], [1, 4], [1, 5], [2, 3], [2, 4], [3, 3]];
 
 /// Buffers of [`PageTables`].
 #[derive(Debug, Clone)]
