@@ -64,9 +64,11 @@ fn gpu_names() -> Result<Vec<String>, String> {
     })
 }
 
-/// CubeCL compiles each kernel with NVRTC, and those in bf16 and f16 include the toolkit's headers.
+/// CubeCL compiles each kernel with NVRTC; those in bf16 and f16 include the toolkit's headers, and
+/// those for tensor cores one that comes with `nvcc` up to CUDA 12 and apart from 13 on.
 fn compiler(gpu: &str) -> Result<(), DeviceError> {
-    const REMEDY: &str = "install the CUDA toolkit (its nvrtc and cudart-dev packages are enough), \
+    const REMEDY: &str = "install the CUDA toolkit (its nvrtc-dev, cudart-dev and crt packages \
+                          are enough; up to 12.9 nvcc in place of crt), \
                           and set CUDA_PATH if it is not in /usr/local/cuda";
     let compiled = guarded(|| {
         let ptx = cudarc::nvrtc::compile_ptx("extern \"C\" __global__ void probe() {}");
@@ -92,7 +94,7 @@ fn compiler(gpu: &str) -> Result<(), DeviceError> {
 
 /// The first header that kernels include and `folder` does not have, with its path.
 fn missing_header(folder: &Path) -> Option<String> {
-    let headers = ["cuda_fp16.h", "cuda_bf16.h"].map(|name| folder.join(name));
+    let headers = ["cuda_fp16.h", "cuda_bf16.h", "crt/mma.h"].map(|name| folder.join(name));
     headers.iter().find(|path| !path.exists()).map(|path| path.display().to_string())
 }
 

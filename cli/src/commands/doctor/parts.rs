@@ -60,9 +60,10 @@ const CUDA: &[Wanted] = &[
     },
     Wanted {
         name: "CUDA headers",
-        look: Look::Headers(Toolkit::Cuda, &["cuda_fp16.h", "cuda_bf16.h"], "cuda.h"),
-        install: "the CUDA headers (NVIDIA's repository: cuda-cudart-dev-12-8 or newer; Debian, \
-                  Ubuntu: nvidia-cuda-toolkit), with CUDA_PATH where they are not in \
+        look: Look::Headers(Toolkit::Cuda, &["cuda_fp16.h", "cuda_bf16.h", "crt/mma.h"], "cuda.h"),
+        install: "the CUDA headers (NVIDIA's repository: cuda-cudart-dev-12-8 or newer, and with it \
+                  cuda-nvcc-12-8, or cuda-crt-13-0 or newer; Debian, Ubuntu: nvidia-cuda-toolkit), \
+                  with CUDA_PATH where they are not in \
                   /usr/local/cuda, /opt/cuda or beside /usr/bin/nvcc",
     },
 ];
