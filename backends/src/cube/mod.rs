@@ -12,6 +12,8 @@ mod rotation;
 mod rows;
 mod sums;
 
+use std::ops::Range;
+
 use burn::backend::{
     BackendTensor, DispatchAutodiffContext, DispatchDevice, DispatchTensor, DispatchTensorKind,
 };
@@ -63,6 +65,20 @@ pub(crate) fn rows(matrix: Tensor<2>) -> CubeTensor {
         1 => matrix,
         _ => into_contiguous(matrix),
     }
+}
+
+/// Columns of a matrix where they lie; `None` where no buffer can begin there.
+pub(crate) fn columns(matrix: &Tensor<2>, columns: Range<usize>) -> Option<Tensor<2>> {
+    let mut matrix = strided(matrix.clone());
+    let start = (columns.start * matrix.dtype.size()) as u64;
+    if matrix.meta.strides()[1] != 1
+        || !start.is_multiple_of(matrix.client.properties().memory.alignment)
+    {
+        return None;
+    }
+    matrix.handle = matrix.handle.offset_start(start);
+    matrix.meta.shape = Shape::from([matrix.meta.shape()[0], columns.len()]);
+    Some(tensor(matrix))
 }
 
 /// Integers of 32 bits, one after the other.

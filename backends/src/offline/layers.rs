@@ -1,6 +1,6 @@
 //! How many launches a layer takes when its launches are not replayed, those of Burn included.
 
-use burn::tensor::{DType, Tensor, s};
+use burn::tensor::{DType, Tensor};
 
 use super::Offline;
 use super::attention::{HEAD_DIM, HEADS, KV_HEADS, LATENT, LATENT_HEADS, NOPE, ROPE, VALUE, parts};
@@ -100,12 +100,12 @@ fn latents(device: &Offline, x: Tensor<2>) -> Tensor<2> {
     let rows = device.rows(&parts(Attention::Latents), KvFormat::Float(DTYPE));
     let mut layer = KvLayer::of(vec![rows]);
     let joint = ops::linear(x, &matrix([RANK + LATENT + ROPE, hidden]), None);
-    let latent = joint.clone().slice(s![.., 0..RANK]);
+    let latent = ops::columns(joint.clone(), 0..RANK);
     let latent = ops::rms_norm(latent, device.floats([RANK], DTYPE), 1e-6);
     let q = ops::linear(latent, &matrix([LATENT_HEADS * (NOPE + ROPE), RANK]), None);
     let weight = device.floats([LATENT], DTYPE);
     let norm = Norm { weight: &weight, eps: 1e-6 };
-    let down = joint.slice(s![.., RANK..]);
+    let down = ops::columns(joint, RANK..RANK + LATENT + ROPE);
     let projected = MlaProjected { q, down, norm, heads: LATENT_HEADS };
     let kv_b = matrix([LATENT_HEADS * (NOPE + VALUE), LATENT]);
     let rotation = device.rotation(Attention::Latents, tokens);

@@ -3,6 +3,7 @@
 //! on. Kernels come beside the reference.
 
 pub mod case;
+mod columns;
 mod embedding;
 #[cfg(feature = "cpu")]
 mod flex;
@@ -23,6 +24,7 @@ mod rope;
 mod sample;
 mod swiglu;
 
+pub use columns::columns;
 pub use embedding::embedding;
 pub use gqa_write::{HeadNorms, gqa_write};
 pub use kv_write::kv_write;

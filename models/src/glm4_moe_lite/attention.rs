@@ -1,4 +1,4 @@
-use burn::tensor::{Tensor, s};
+use burn::tensor::Tensor;
 use glm_backends::kv::KvLayer;
 use glm_backends::ops::{self, MlaForm, MlaProjected, Rotation};
 use glm_backends::weight::Weight;
@@ -116,8 +116,9 @@ impl Query {
             Self::Direct { up, down } => (up.forward(x.clone()), down.forward(x)),
             Self::Latent { down, norm, rank, up } => {
                 let joint = down.forward(x);
-                let latent = joint.clone().slice(s![.., 0..*rank]);
-                (up.forward(norm.forward(latent)), joint.slice(s![.., *rank..]))
+                let [_, width] = joint.dims();
+                let latent = ops::columns(joint.clone(), 0..*rank);
+                (up.forward(norm.forward(latent)), ops::columns(joint, *rank..width))
             }
         }
     }

@@ -2,6 +2,7 @@ use burn::tensor::s;
 
 use super::{add_rms_norm, rms_norm};
 use crate::ops::case::{Case, Kernel};
+use crate::ops::columns;
 
 pub(crate) const KERNEL: Kernel = Kernel {
     name: "rms_norm",
@@ -17,10 +18,13 @@ pub(crate) const KERNEL: Kernel = Kernel {
         let [rows, width] = case.dims();
         let x = inputs.floats([rows, width], 3.0);
         let weight = inputs.floats([width], 1.0);
-        // The norm of a part of the columns, the norm of all, and the norm of a sum.
-        let part = x.clone().slice(s![.., 0..width.div_ceil(2)]);
-        let part_weight = weight.clone().slice(s![0..width.div_ceil(2)]);
-        let mut values = inputs.values(rms_norm(part, part_weight, 1e-5));
+        // The norm of some of the columns, of all, and of a sum.
+        let mut values = Vec::new();
+        for range in [0..width.div_ceil(2), width / 2..width, width.min(65) - 1..width] {
+            let part = columns(x.clone(), range.clone());
+            let part_weight = weight.clone().slice(s![range]);
+            values.extend(inputs.values(rms_norm(part, part_weight, 1e-5)));
+        }
         values.extend(inputs.values(rms_norm(x.clone(), weight.clone(), 1e-5)));
         let added = inputs.floats([rows, width], 2.0);
         let (sum, normed) = add_rms_norm(x, added, weight, 1e-5);
