@@ -67,10 +67,14 @@ fn padded(x: Tensor<2>, weight: &Weight) -> Tensor<2> {
 }
 
 /// For many tokens, the products of matrices that Burn tunes for the device; FP8 is expanded first.
+/// Activations take the dtype of a dense weight that is wider, which is the router's.
 fn many(x: Tensor<2>, weight: &Weight, bias: Option<Tensor<1>>, dtype: DType) -> Tensor<2> {
-    let wanted = x.dtype();
+    let wanted = match weight {
+        Weight::Dense(weight) if weight.dtype().size() > x.dtype().size() => weight.dtype(),
+        _ => x.dtype(),
+    };
     let y = match weight {
-        Weight::Dense(weight) => product(x, weight.clone().cast(wanted).transpose()),
+        Weight::Dense(weight) => product(x.cast(wanted), weight.clone().cast(wanted).transpose()),
         Weight::Fp8(matrix) => {
             let (x, x_scales) = quantised(x, matrix.activations());
             match x_scales {

@@ -69,7 +69,10 @@ pub(super) fn add_rms_norm_kernel<F: Float, N: Size>(
     for step in 0..comptime![vectors.div_ceil(units)] {
         let index = step * units + UNIT_POS as usize;
         if index < vectors {
-            let both = x[first + index] + added[first + index];
+            // In f32, because not every device adds what it stores.
+            let left = Vector::<f32, N>::cast_from(x[first + index]);
+            let right = Vector::<f32, N>::cast_from(added[first + index]);
+            let both = Vector::<F, N>::cast_from(left + right);
             sum[first + index] = both;
             let value = Vector::<f32, N>::cast_from(both);
             square += sum_of_squares(value);
