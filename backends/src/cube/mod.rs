@@ -33,6 +33,10 @@ pub(crate) use rotation::*;
 pub(crate) use rows::*;
 pub(crate) use sums::*;
 
+/// Most tokens of a step in which reading weights is most of the work: rows of a weight are then read
+/// by lanes, once for all tokens, and not in tiles.
+pub(crate) const FEW_TOKENS: usize = 16;
+
 /// Whether tensors of the device are CubeCL's.
 pub(crate) fn computes_on(device: &Device) -> bool {
     matches!(device.as_dispatch(), DispatchDevice::Cube(_))

@@ -4,6 +4,7 @@ use burn::tensor::{DType, Tensor};
 
 use super::Offline;
 use super::rows::{Attention, Model};
+use crate::cube::FEW_TOKENS;
 use crate::kv::{
     Fp8Rows, KvFormat, KvLayer, KvRows, KvSpec, PageTables, Parts, TileShape, TileTables, words,
 };
@@ -21,9 +22,6 @@ pub(super) const LATENT: usize = 512;
 pub(super) const NOPE: usize = 192;
 pub(super) const ROPE: usize = 64;
 pub(super) const VALUE: usize = 256;
-
-/// Most tokens for which latents are written and queries absorbed by one kernel.
-const FEW_TOKENS: usize = 16;
 
 /// Tokens of a step and the sequences they belong to: a single answer, several, drafts of two, a
 /// chunk of a prompt.

@@ -12,8 +12,6 @@ use crate::ops::product::product;
 use crate::ops::quantise_fp8;
 use crate::weight::Weight;
 
-/// Most tokens for which rows of the weight are read by lanes, and not in tiles.
-const FEW: usize = 16;
 /// Tokens that a group of lanes takes at once.
 const MOST_TOKENS: usize = 8;
 
@@ -25,7 +23,7 @@ pub(super) fn linear(
     dtype: DType,
 ) -> Tensor<2> {
     let [tokens, _] = x.dims();
-    if tokens > FEW {
+    if tokens > cube::FEW_TOKENS {
         return many(x, weight, bias, dtype);
     }
     let (x, x_scales) = match weight {
@@ -39,19 +37,10 @@ pub(super) fn linear(
     cube::tensor(few(&x, x_scales.as_ref(), &weight, bias.as_ref(), dtype))
 }
 
-/// What FP8 weights are multiplied with, and what each token's products have to be multiplied with.
+/// [`quantise_fp8::launch::quantised`] of a tensor.
 fn quantised(x: Tensor<2>, activations: Activations) -> (Tensor<2>, Option<Tensor<2>>) {
-    let ([_, width], dtype) = (x.dims(), x.dtype());
-    match activations {
-        Activations::Float => (x, None),
-        Activations::PerToken => {
-            let (values, scales) = quantise_fp8::launch::launch(&cube::floats(x), width, dtype);
-            (cube::tensor(values), Some(cube::tensor(scales)))
-        }
-        Activations::PerGroup(group) => {
-            (quantise_fp8::quantise_fp8(x, Some(group)).dequantised().cast(dtype), None)
-        }
-    }
+    let (values, scales) = quantise_fp8::launch::quantised(&cube::floats(x), activations);
+    (cube::tensor(values), scales.map(cube::tensor))
 }
 
 /// Activations with zeros for the codes past the width of an FP8 weight.

@@ -15,8 +15,6 @@ use crate::ops::paged_attention::launch::{
 };
 use crate::weight::Weight;
 
-/// Most tokens for which reading the matrix is most of the work.
-const FEW: usize = 16;
 /// Most tokens of a cube.
 const MOST_TOKENS: usize = 4;
 
@@ -48,7 +46,7 @@ pub(super) fn mla_attention(
         page_size,
     };
     let (q, tables) = (cube::floats(q), TableBuffers::new(tables));
-    let few = tokens <= FEW;
+    let few = tokens <= cube::FEW_TOKENS;
     match attend(&q, &pages, &tables, scale as f32, few) {
         Attended::Split(splits) if few => {
             let matrix = MatrixBuffers::new(kv_b, Abilities::of(&q.client));

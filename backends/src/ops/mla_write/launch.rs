@@ -12,13 +12,11 @@ use crate::ops::rope::launch::TurnBuffers;
 use crate::ops::{PreparedQueries, Rotation};
 use crate::weight::Weight;
 
-/// Most tokens for which reading the matrix is most of the work.
-const FEW: usize = 16;
 /// Most tokens of a cube.
 const MOST_TOKENS: usize = 8;
 
 pub(super) fn is_for_few(q: &Tensor<2>) -> bool {
-    q.dims()[0] <= FEW
+    q.dims()[0] <= cube::FEW_TOKENS
 }
 
 pub(super) fn mla_write(

@@ -7,10 +7,11 @@ use cubecl::prelude::*;
 use super::ExpertWeights;
 use super::kernel::{Few, Grouping, ITEM, down_kernel, gate_up_kernel, group_kernel};
 use super::tiles::{TILE, Tiles, combine_kernel, tiles_kernel};
-use crate::cube::{self, Abilities, MatrixBuffers};
-use crate::fp8::Activations;
-use crate::ops::moe_route::{FEW, places_of_item};
-use crate::ops::{Routed, quantise_fp8, swiglu};
+use crate::cube::{self, Abilities, MatrixBuffers, RowLayout};
+use crate::fp8::{Activations, CODES_PER_WORD};
+use crate::ops::moe_route::places_of_item;
+use crate::ops::quantise_fp8::launch::quantised;
+use crate::ops::{Routed, swiglu};
 use crate::weight::Weight;
 
 pub(super) fn moe_experts(x: &Tensor<2>, routed: &Routed, weights: &ExpertWeights) -> Tensor<2> {
@@ -33,12 +34,18 @@ pub(super) fn moe_experts(x: &Tensor<2>, routed: &Routed, weights: &ExpertWeight
         Weight::Fp8(matrix) => matrix.activations(),
         Weight::Dense(_) => Activations::Float,
     };
+    for group in &groups {
+        for RowLayout { width, codes, .. } in [group.gate_up.layout, group.down.layout] {
+            let whole = width.is_multiple_of(CODES_PER_WORD);
+            assert!(codes.is_none() || whole, "{width} columns of an expert in FP8");
+        }
+    }
     let sorted = routed.grouped.as_ref().map(|grouped| {
         let items = cube::ints(grouped.items.clone());
         let most = cube::dims::<2>(&items)[0];
         Grouped { order: cube::ints(grouped.order.clone()), items, most }
     });
-    let out = match tokens <= FEW {
+    let out = match tokens <= cube::FEW_TOKENS {
         true => few(&x, &chosen, &factors, sorted, &groups, activations),
         false => many(&x, &chosen, &factors, &groups, activations),
     };
@@ -51,24 +58,6 @@ pub(super) struct Buffers {
     pub(super) experts: usize,
     pub(super) gate_up: MatrixBuffers,
     pub(super) down: MatrixBuffers,
-}
-
-/// What experts are multiplied with: the values themselves, or E4M3 values with a scale a row. One
-/// scale for several columns is multiplied in again.
-fn quantised(x: &CubeTensor, activations: Activations) -> (CubeTensor, Option<CubeTensor>) {
-    let [_, width] = cube::dims(x);
-    match activations {
-        Activations::Float => (x.clone(), None),
-        Activations::PerToken => {
-            let (values, scales) = quantise_fp8::launch::launch(x, width, x.dtype);
-            (values, Some(scales))
-        }
-        Activations::PerGroup(group) => {
-            let x_tensor = cube::tensor::<2>(x.clone());
-            let values = quantise_fp8::quantise_fp8(x_tensor, Some(group)).dequantised();
-            (cube::floats(values.cast(x.dtype)), None)
-        }
-    }
 }
 
 /// The places of a step, sorted by expert.

@@ -5,7 +5,7 @@ use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
 use super::kernel::{Choice, route_kernel};
-use super::{FEW, GroupedPlaces, Routed, Routing, places_of_item};
+use super::{GroupedPlaces, Routed, Routing, places_of_item};
 use crate::cube::{self, Abilities};
 
 pub(super) fn moe_route(
@@ -34,8 +34,9 @@ pub(super) fn launch(
     let abilities = Abilities::of(&logits.client);
     let [tokens, experts] = cube::dims(logits);
     let lanes = abilities.plane.unwrap_or(32);
-    let in_one_cube = tokens <= FEW && lanes * tokens.next_power_of_two() <= abilities.units;
-    let most_tokens = if in_one_cube { FEW } else { 4 };
+    let in_one_cube =
+        tokens <= cube::FEW_TOKENS && lanes * tokens.next_power_of_two() <= abilities.units;
+    let most_tokens = if in_one_cube { cube::FEW_TOKENS } else { 4 };
     let units = lanes * tokens.next_power_of_two().min(most_tokens);
     let tile = if in_one_cube { places_of_item(tokens) } else { 0 };
     let choice = Choice::new(routing, experts, [lanes, units, abilities.plane_size(), tile]);

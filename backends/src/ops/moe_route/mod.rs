@@ -50,10 +50,6 @@ pub struct GroupedPlaces {
     pub(crate) items: Tensor<2, Int>,
 }
 
-/// Most tokens for which rows of the experts are read by lanes, and not in tiles.
-#[cfg(feature = "cube")]
-pub(crate) const FEW: usize = 16;
-
 /// Most places of an item for so few tokens.
 #[cfg(feature = "cube")]
 pub(crate) fn places_of_item(tokens: usize) -> usize {

@@ -7,6 +7,7 @@ use cubecl::prelude::*;
 use super::Fp8Activations;
 use super::kernel::quantise_kernel;
 use crate::cube::{self, Abilities};
+use crate::fp8::Activations;
 
 pub(super) fn quantise_fp8(x: Tensor<2>, group: usize) -> Fp8Activations {
     let (values, scales) = launch(&cube::floats(x), group, DType::F32);
@@ -41,4 +42,24 @@ pub(crate) fn launch(x: &CubeTensor, group: usize, dtype: DType) -> (CubeTensor,
         );
     }
     (values, scales)
+}
+
+/// What FP8 weights are multiplied with, `x [rows, width]` in its dtype: the values themselves, or E4M3
+/// values and the scale of each row. A scale for several columns is multiplied in again.
+pub(crate) fn quantised(
+    x: &CubeTensor,
+    activations: Activations,
+) -> (CubeTensor, Option<CubeTensor>) {
+    let [_, width] = cube::dims(x);
+    match activations {
+        Activations::Float => (x.clone(), None),
+        Activations::PerToken => {
+            let (values, scales) = launch(x, width, x.dtype);
+            (values, Some(scales))
+        }
+        Activations::PerGroup(group) => {
+            let values = quantise_fp8(cube::tensor(x.clone()), group.min(width)).dequantised();
+            (cube::floats(values.cast(x.dtype)), None)
+        }
+    }
 }
