@@ -27,6 +27,28 @@ pub(crate) struct CodeLayout {
     pub(crate) native: bool,
 }
 
+/// What is done with activations on their way into a product.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum OnTheWay {
+    /// They are taken as they are.
+    Nothing,
+    /// They are normed: the gain is multiplied in, and the squares are summed for what the products
+    /// are divided by in the end.
+    Norm,
+    /// Something is added to them, and the sum is normed.
+    AddNorm,
+}
+
+impl OnTheWay {
+    pub(crate) fn norms(self) -> bool {
+        self != OnTheWay::Nothing
+    }
+
+    pub(crate) fn adds(self) -> bool {
+        self == OnTheWay::AddNorm
+    }
+}
+
 impl RowLayout {
     /// Whether the elements are words of codes.
     pub(crate) fn is_fp8(&self) -> bool {
@@ -89,6 +111,52 @@ pub(crate) fn add_row_products<F: Float, W: Numeric, NX: Size, NW: Size>(
     #[comptime] lanes: usize,
     #[comptime] layout: RowLayout,
 ) {
+    let mut squares = Array::<f32>::new(tokens);
+    add_normed_row_products::<F, W, NX, NW>(
+        sums,
+        x,
+        x,
+        x,
+        &mut squares,
+        x_firsts,
+        weight,
+        scales,
+        row,
+        last,
+        lane,
+        rows,
+        apart,
+        tokens,
+        lanes,
+        layout,
+        OnTheWay::Nothing,
+    );
+}
+
+/// [`add_row_products`] with activations that may be normed on the way: `squares[t]` gets this lane's
+/// part of the sum of squares of token `t`, by which the products have to be divided in the end.
+/// `added` lies as `x` does.
+#[cube]
+#[expect(clippy::too_many_arguments, reason = "the arguments of a kernel")]
+pub(crate) fn add_normed_row_products<F: Float, W: Numeric, NX: Size, NW: Size>(
+    sums: &mut Array<f32>,
+    x: &[Vector<F, NX>],
+    added: &[Vector<F, NX>],
+    gain: &[Vector<F, NX>],
+    squares: &mut Array<f32>,
+    x_firsts: &Array<usize>,
+    weight: &[Vector<W, NW>],
+    scales: &[f32],
+    row: usize,
+    last: usize,
+    lane: usize,
+    #[comptime] rows: usize,
+    #[comptime] apart: usize,
+    #[comptime] tokens: usize,
+    #[comptime] lanes: usize,
+    #[comptime] layout: RowLayout,
+    #[comptime] on_the_way: OnTheWay,
+) {
     let size = NW::value().comptime();
     let vectors = comptime![layout.vectors(size)];
     let parts = comptime![if layout.is_fp8() { size } else { 1 }];
@@ -100,8 +168,23 @@ pub(crate) fn add_row_products<F: Float, W: Numeric, NX: Size, NW: Size>(
             for token in 0..tokens {
                 #[unroll]
                 for part in 0..parts {
-                    let value = x[x_firsts[token] + index * parts + part];
-                    values[comptime![token * parts + part]] = Vector::<f32, NX>::cast_from(value);
+                    let place = x_firsts[token] + index * parts + part;
+                    let mut value = Vector::<f32, NX>::cast_from(x[place]);
+                    if comptime![on_the_way.adds()] {
+                        let other = Vector::<f32, NX>::cast_from(added[place]);
+                        let both = Vector::<F, NX>::cast_from(value + other);
+                        value = Vector::<f32, NX>::cast_from(both);
+                    }
+                    if comptime![on_the_way.norms()] {
+                        #[unroll]
+                        for column in 0..NX::value() {
+                            let number = value.extract(column);
+                            squares[token] += number * number;
+                        }
+                        let factor = gain[index * parts + part];
+                        value *= Vector::<f32, NX>::cast_from(factor);
+                    }
+                    values[comptime![token * parts + part]] = value;
                 }
             }
             #[unroll]

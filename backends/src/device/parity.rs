@@ -72,6 +72,6 @@ mod tests {
         let kernel =
             Kernel { name: "none", cases: &[], tolerance: 0.0, run: |_, _| panic!("no\nkernel") };
         let case = Case { label: "any", shape: &[], seed: 1 };
-        assert_eq!(device.compare(&kernel, &case), Err("no".into()));
+        assert_eq!(device.compare(&kernel, &case), Err("no kernel".into()));
     }
 }

@@ -51,12 +51,12 @@ fn is_ours(prober: ThreadId) -> bool {
     current.id() == prober || current.name().is_some_and(|name| name.starts_with("DS"))
 }
 
-/// The first line of `text` that says something, shortened to what fits an error message.
+/// The lines of `text` in one, shortened to what fits an error message.
 fn one_line(text: &str) -> String {
-    let line = text.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or(text);
+    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
     match line.char_indices().nth(300) {
         Some((end, _)) => format!("{}...", &line[..end]),
-        None => line.into(),
+        None => line,
     }
 }
 
@@ -110,7 +110,7 @@ mod tests {
     fn a_panic_here_becomes_its_message() {
         assert_eq!(guarded(|| 7), Ok(7));
         let message = guarded(|| panic!("\n  no driver {}\nnote: a trace", 3));
-        assert_eq!(message, Err::<(), _>("no driver 3".into()));
+        assert_eq!(message, Err::<(), _>("no driver 3 note: a trace".into()));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use super::rows::{Attention, MODELS, Model};
 use super::targets::Target;
 use crate::kv::{KvFormat, KvLayer, KvSpec};
 use crate::ops::{
-    self, ExpertGroup, ExpertWeights, HeadNorms, MlaForm, MlaProjected, Norm, Routing,
+    self, ExpertGroup, ExpertWeights, HeadNorms, MlaForm, MlaProjected, Norm, Normed, Routing,
 };
 use crate::weight::Weight;
 
@@ -20,12 +20,11 @@ fn a_layer_of_experts_takes_few_launches() {
     for tokens in [1, 8] {
         for model in MODELS {
             let most = match model.attention {
-                // Norm, projection, rotation and write, attention and the sum of its splits,
-                // projection, norm, router, choice, experts in two halves.
-                Attention::Heads { .. } => 11,
-                // Two projections and the norm between them; the splits are summed where values are
-                // expanded.
-                Attention::Latents => 13,
+                // Normed projection, rotation and write, attention and the sum of its splits,
+                // projection, normed router, choice, experts in two halves.
+                Attention::Heads { .. } => 9,
+                // Two normed projections; the splits are summed where values are expanded.
+                Attention::Latents => 10,
             };
             let device = Offline::new(Target::Cuda(90));
             layer(&device, model, tokens);
@@ -45,17 +44,18 @@ fn layer(device: &Offline, model: &Model, tokens: usize) {
     let matrix = |shape| Weight::Dense(floats(shape));
     let (x, added) = (floats([tokens, hidden]), floats([tokens, hidden]));
     let weight = || device.floats([hidden], DTYPE);
-    let (sum, normed) = ops::add_rms_norm(x, added, weight(), 1e-5);
-    let attended = match model.attention {
-        Attention::Heads { norms } => heads(device, normed, norms),
-        Attention::Latents => latents(device, normed),
+    let gain = weight();
+    let norm = Norm { weight: &gain, eps: 1e-5 };
+    let input = Normed { x, added: Some(added), norm };
+    let (sum, attended) = match model.attention {
+        Attention::Heads { norms } => heads(device, input, norms),
+        Attention::Latents => latents(device, input),
     };
     let [_, width] = attended.dims();
     let attended = ops::linear(attended, &matrix([hidden, width]), None);
-    let (_, normed) = ops::add_rms_norm(sum, attended, weight(), 1e-5);
-
     let router = Weight::Dense(device.floats([model.experts, hidden], DType::F32));
-    let logits = ops::wide_linear(normed.clone(), &router);
+    let input = Normed { x: sum, added: Some(attended), norm };
+    let (sum, logits) = ops::norm_linear(input, &router, None, true);
     let routing = Routing {
         n_group: 1,
         topk_group: 1,
@@ -72,17 +72,18 @@ fn layer(device: &Offline, model: &Model, tokens: usize) {
         gate_up: matrix([experts * 2 * width, hidden]),
         down: matrix([experts * hidden, width]),
     };
-    ops::moe_experts(&normed, &routed, &ExpertWeights::new(vec![group], experts));
+    ops::norm_moe_experts(sum, norm, &routed, &ExpertWeights::new(vec![group], experts));
 }
 
-fn heads(device: &Offline, x: Tensor<2>, norms: bool) -> Tensor<2> {
-    let [tokens, hidden] = x.dims();
+fn heads(device: &Offline, input: Normed<'_>, norms: bool) -> (Tensor<2>, Tensor<2>) {
+    let [tokens, hidden] = input.x.dims();
     let attention = Attention::Heads { norms };
     let rows = || device.rows(&parts(attention), KvFormat::Float(DTYPE));
     let mut layer = KvLayer::of(vec![rows(), rows()]);
     let width = (HEADS + 2 * KV_HEADS) * HEAD_DIM;
     let project = Weight::Dense(device.floats([width, hidden], DTYPE));
-    let qkv = ops::linear(x, &project, Some(device.floats([width], DTYPE)));
+    let bias = Some(device.floats([width], DTYPE));
+    let (sum, qkv) = ops::norm_linear(input, &project, bias, false);
     let weight = device.floats([HEAD_DIM], DTYPE);
     let norm = Norm { weight: &weight, eps: 1e-5 };
     let norms = norms.then_some(HeadNorms { query: norm, key: norm });
@@ -90,19 +91,23 @@ fn heads(device: &Offline, x: Tensor<2>, norms: bool) -> Tensor<2> {
     let slots = device.ints([tokens]);
     let q = ops::gqa_write(qkv, HEAD_DIM, norms, &rotation, &mut layer, slots);
     let tables = device.tables([tokens, tokens]);
-    ops::paged_attention(q, &layer, &tables, KvSpec::PAGE_SIZE, 0.1).flatten(1, 2)
+    (sum, ops::paged_attention(q, &layer, &tables, KvSpec::PAGE_SIZE, 0.1).flatten(1, 2))
 }
 
-fn latents(device: &Offline, x: Tensor<2>) -> Tensor<2> {
+fn latents(device: &Offline, input: Normed<'_>) -> (Tensor<2>, Tensor<2>) {
     const RANK: usize = 768;
-    let [tokens, hidden] = x.dims();
+    let [tokens, hidden] = input.x.dims();
     let matrix = |shape| Weight::Dense(device.floats(shape, DTYPE));
     let rows = device.rows(&parts(Attention::Latents), KvFormat::Float(DTYPE));
     let mut layer = KvLayer::of(vec![rows]);
-    let joint = ops::linear(x, &matrix([RANK + LATENT + ROPE, hidden]), None);
+    let down = matrix([RANK + LATENT + ROPE, hidden]);
+    let (sum, joint) = ops::norm_linear(input, &down, None, false);
     let latent = ops::columns(joint.clone(), 0..RANK);
-    let latent = ops::rms_norm(latent, device.floats([RANK], DTYPE), 1e-6);
-    let q = ops::linear(latent, &matrix([LATENT_HEADS * (NOPE + ROPE), RANK]), None);
+    let weight = device.floats([RANK], DTYPE);
+    let norm = Norm { weight: &weight, eps: 1e-6 };
+    let input = Normed { x: latent, added: None, norm };
+    let up = matrix([LATENT_HEADS * (NOPE + ROPE), RANK]);
+    let (_, q) = ops::norm_linear(input, &up, None, false);
     let weight = device.floats([LATENT], DTYPE);
     let norm = Norm { weight: &weight, eps: 1e-6 };
     let down = ops::columns(joint, RANK..RANK + LATENT + ROPE);
@@ -112,5 +117,6 @@ fn latents(device: &Offline, x: Tensor<2>) -> Tensor<2> {
     let (slots, form) = (device.ints([tokens]), MlaForm::Absorbed);
     let q = ops::mla_write(projected, &kv_b, &rotation, &mut layer, slots, form);
     let tables = device.tables([tokens, tokens]);
-    ops::mla_attention(q, &kv_b, &layer, &tables, KvSpec::PAGE_SIZE, 0.1, form).flatten(1, 2)
+    let attended = ops::mla_attention(q, &kv_b, &layer, &tables, KvSpec::PAGE_SIZE, 0.1, form);
+    (sum, attended.flatten(1, 2))
 }

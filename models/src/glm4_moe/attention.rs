@@ -5,7 +5,7 @@ use glm_backends::ranks::Rank;
 
 use super::Config;
 use crate::forward::ForwardBatch;
-use crate::nn::{JointLinear, Linear, RmsNorm};
+use crate::nn::{JointLinear, Linear, Residual, RmsNorm};
 use crate::weights::{LoadError, Split, Weights};
 
 /// Grouped-query attention with optional norms of queries and keys and partial rotation.
@@ -47,10 +47,11 @@ impl Attention {
         })
     }
 
-    /// `x [tokens, hidden]` → `[tokens, hidden]`; stores the tokens' keys and values first.
+    /// Of the norm of a stream, `[tokens, hidden]`; stores the tokens' keys and values first.
     pub(super) fn forward(
         &self,
-        x: Tensor<2>,
+        stream: &mut Residual,
+        norm: &RmsNorm,
         rotation: &Rotation,
         batch: &ForwardBatch,
         kv: &mut KvLayer,
@@ -59,7 +60,7 @@ impl Attention {
             .norms
             .as_ref()
             .map(|norms| ops::HeadNorms { query: norms.query.op(), key: norms.key.op() });
-        let joint = self.project.forward(x);
+        let joint = self.project.of_stream(stream, norm);
         let slots = batch.slots.clone();
         let q = ops::gqa_write(joint, self.head_dim, norms, rotation, kv, slots);
         let attended = ops::paged_attention(q, kv, &batch.tables, batch.page_size(), self.scale);

@@ -1,11 +1,11 @@
 use burn::tensor::Tensor;
 use glm_backends::kv::KvLayer;
-use glm_backends::ops::{self, MlaForm, MlaProjected, Rotation};
+use glm_backends::ops::{self, MlaForm, MlaProjected, Normed, Rotation};
 use glm_backends::weight::Weight;
 
 use super::Config;
 use crate::forward::{BatchShape, ForwardBatch};
-use crate::nn::{JointLinear, Linear, RmsNorm};
+use crate::nn::{JointLinear, Linear, Residual, RmsNorm};
 use crate::weights::{LoadError, OnLoad, Split, Weights};
 
 /// The norms of the latents do not take `rms_norm_eps`: transformers leaves them at the default of
@@ -55,17 +55,19 @@ impl Attention {
         })
     }
 
-    /// `x [tokens, hidden]` → `[tokens, hidden]`; stores the tokens' latents first.
+    /// Of the norm of a stream, `[tokens, hidden]`; stores the tokens' latents first.
     pub(super) fn forward(
         &self,
-        x: Tensor<2>,
+        stream: &mut Residual,
+        norm: &RmsNorm,
         rotation: &Rotation,
         batch: &ForwardBatch,
         kv: &mut KvLayer,
     ) -> Tensor<2> {
-        let (q, down) = self.query.forward(x);
-        let norm = self.latent_norm.op();
-        let projected = MlaProjected { q, down, norm, heads: self.widths.heads };
+        let (q, down) = self.query.forward(stream, norm);
+        let latent_norm = self.latent_norm.op();
+        let heads = self.widths.heads;
+        let projected = MlaProjected { q, down, norm: latent_norm, heads };
         let (page_size, slots) = (batch.page_size(), batch.slots.clone());
         let form = self.widths.cheaper_form(batch.shape(), page_size);
         let q = ops::mla_write(projected, &self.up, rotation, kv, slots, form);
@@ -109,16 +111,20 @@ impl Query {
         })
     }
 
-    /// `x [tokens, hidden]` → queries `[tokens, heads * (nope + rope)]` and what is cached, before its
+    /// Of the norm of a stream: queries `[tokens, heads * (nope + rope)]` and what is cached, before its
     /// norm and rotation, `[tokens, latent + rope]`.
-    fn forward(&self, x: Tensor<2>) -> (Tensor<2>, Tensor<2>) {
+    fn forward(&self, stream: &mut Residual, norm: &RmsNorm) -> (Tensor<2>, Tensor<2>) {
         match self {
-            Self::Direct { up, down } => (up.forward(x.clone()), down.forward(x)),
-            Self::Latent { down, norm, rank, up } => {
-                let joint = down.forward(x);
+            Self::Direct { up, down } => {
+                let x = stream.norm(norm);
+                (up.forward(x.clone()), down.forward(x))
+            }
+            Self::Latent { down, norm: latent_norm, rank, up } => {
+                let joint = down.of_stream(stream, norm);
                 let [_, width] = joint.dims();
-                let latent = ops::columns(joint.clone(), 0..*rank);
-                (up.forward(norm.forward(latent)), ops::columns(joint, *rank..width))
+                let x = ops::columns(joint.clone(), 0..*rank);
+                let (_, q) = up.normed(Normed { x, added: None, norm: latent_norm.op() });
+                (q, ops::columns(joint, *rank..width))
             }
         }
     }

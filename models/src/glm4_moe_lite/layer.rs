@@ -40,14 +40,13 @@ impl DecoderLayer {
         kv: &mut KvLayer,
         trace: &mut LayerTrace<'_>,
     ) {
-        let normed = stream.norm(&self.input_norm);
-        let attended = self.attention.forward(normed, rotation, batch, kv);
+        let attended = self.attention.forward(stream, &self.input_norm, rotation, batch, kv);
         let attended = sum_over_ranks(attended, self.rank);
         trace.floats("attn_out", &attended);
         stream.add(attended);
 
-        let normed = stream.norm(&self.post_norm);
-        let fed = sum_over_ranks(self.mlp.forward(normed, batch.live.clone(), trace), self.rank);
+        let fed = self.mlp.forward(stream, &self.post_norm, batch.live.clone(), trace);
+        let fed = sum_over_ranks(fed, self.rank);
         trace.floats("mlp_out", &fed);
         stream.add(fed);
     }

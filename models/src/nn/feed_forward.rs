@@ -1,7 +1,7 @@
 use burn::tensor::{Int, Tensor};
 use glm_backends::ops::Routing;
 
-use super::{Mlp, Moe, MoeShape};
+use super::{Mlp, Moe, MoeShape, Residual, RmsNorm};
 use crate::config::Skeleton;
 use crate::trace::LayerTrace;
 use crate::weights::{LoadError, Weights};
@@ -43,16 +43,17 @@ impl FeedForward {
         Ok(Self::Experts(Box::new(Moe::load(w, &shape)?)))
     }
 
-    /// `x [tokens, hidden]`, `live [tokens]` → `[tokens, hidden]`
+    /// Of the norm of a stream, with `live [tokens]`: `[tokens, hidden]`.
     pub(crate) fn forward(
         &self,
-        x: Tensor<2>,
+        stream: &mut Residual,
+        norm: &RmsNorm,
         live: Tensor<1, Int>,
         trace: &mut LayerTrace<'_>,
     ) -> Tensor<2> {
         match self {
-            Self::Dense(mlp) => mlp.forward(x),
-            Self::Experts(moe) => moe.forward(x, live, trace),
+            Self::Dense(mlp) => mlp.of_stream(stream, norm),
+            Self::Experts(moe) => moe.forward(stream, norm, live, trace),
         }
     }
 }

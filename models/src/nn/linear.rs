@@ -1,7 +1,8 @@
 use burn::tensor::Tensor;
-use glm_backends::ops;
+use glm_backends::ops::{self, Normed};
 use glm_backends::weight::Weight;
 
+use super::{Residual, RmsNorm};
 use crate::weights::{LoadError, OnLoad, Piece, Split, Weights};
 
 /// Projection by a stored matrix `[out, in]`, in floats or FP8 as the checkpoint holds it, with a
@@ -48,6 +49,11 @@ impl Linear {
         ops::wide_linear(x, &self.weight)
     }
 
+    /// The sum that is normed, and the projection of the norm.
+    pub(crate) fn normed(&self, input: Normed<'_>) -> (Tensor<2>, Tensor<2>) {
+        ops::norm_linear(input, &self.weight, self.bias.clone(), false)
+    }
+
     /// `[tokens, in]` → `[tokens, out]`
     pub(crate) fn forward(&self, x: Tensor<2>) -> Tensor<2> {
         ops::linear(x, &self.weight, self.bias.clone())
@@ -91,6 +97,14 @@ impl JointLinear {
         };
         let bias = (!biases.is_empty()).then(|| Tensor::cat(biases, 0));
         Ok(Self(vec![Linear { weight, bias }]))
+    }
+
+    /// The results for the norm of a stream, as [`Self::forward`] gives them.
+    pub(crate) fn of_stream(&self, stream: &mut Residual, norm: &RmsNorm) -> Tensor<2> {
+        match &self.0[..] {
+            [joint] => stream.project(norm, |input| joint.normed(input)),
+            _ => self.forward(stream.norm(norm)),
+        }
     }
 
     /// `[tokens, input]` → the results side by side, `[tokens, sum of outs]`

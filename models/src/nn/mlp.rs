@@ -1,7 +1,7 @@
 use burn::tensor::Tensor;
 use glm_backends::ops;
 
-use super::{JointLinear, Linear};
+use super::{JointLinear, Linear, Residual, RmsNorm};
 use crate::weights::{LoadError, Split, Weights};
 
 /// Gated feed-forward network: `down(silu(gate(x)) * up(x))`.
@@ -25,6 +25,11 @@ impl Mlp {
             )?,
             down: Linear::load(&w.at("down_proj"), [hidden, width], Split::Row)?,
         })
+    }
+
+    /// Of the norm of a stream, `[tokens, hidden]`.
+    pub(crate) fn of_stream(&self, stream: &mut Residual, norm: &RmsNorm) -> Tensor<2> {
+        self.down.forward(ops::swiglu_joint(self.gate_up.of_stream(stream, norm)))
     }
 
     /// `[tokens, hidden]` → `[tokens, hidden]`

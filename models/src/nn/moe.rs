@@ -1,8 +1,8 @@
 use burn::tensor::{Int, Tensor};
-use glm_backends::ops::{self, ExpertGroup, ExpertWeights, Routed, Routing};
+use glm_backends::ops::{self, ExpertGroup, ExpertWeights, Normed, Routed, Routing};
 use glm_backends::weight::Weight;
 
-use super::Mlp;
+use super::{Mlp, Residual, RmsNorm};
 use crate::trace::LayerTrace;
 use crate::weights::{LoadError, OnLoad, Piece, Weights};
 
@@ -45,14 +45,22 @@ impl Moe {
         })
     }
 
-    /// `x [tokens, hidden]`, `live [tokens]` → `[tokens, hidden]`
+    /// Of the norm of a stream, with `live [tokens]`: `[tokens, hidden]`.
     pub(crate) fn forward(
         &self,
-        x: Tensor<2>,
+        stream: &mut Residual,
+        norm: &RmsNorm,
         live: Tensor<1, Int>,
         trace: &mut LayerTrace<'_>,
     ) -> Tensor<2> {
-        let routed = self.router.forward(x.clone(), live, trace);
+        if self.shared.is_none() {
+            let logits = stream.project(norm, |input| self.router.of_norm(input));
+            let routed = self.router.route(logits, live, trace);
+            return ops::norm_moe_experts(stream.total(), norm.op(), &routed, &self.experts);
+        }
+        let x = stream.norm(norm);
+        let logits = ops::wide_linear(x.clone(), &self.router.weight);
+        let routed = self.router.route(logits, live, trace);
         let y = ops::moe_experts(&x, &routed, &self.experts);
         match &self.shared {
             Some(shared) => y + shared.forward(x),
@@ -79,8 +87,12 @@ impl Router {
         })
     }
 
-    fn forward(&self, x: Tensor<2>, live: Tensor<1, Int>, trace: &mut LayerTrace<'_>) -> Routed {
-        let logits = ops::wide_linear(x, &self.weight);
+    /// The sum that is normed, and the logits of the norm.
+    fn of_norm(&self, input: Normed<'_>) -> (Tensor<2>, Tensor<2>) {
+        ops::norm_linear(input, &self.weight, None, true)
+    }
+
+    fn route(&self, logits: Tensor<2>, live: Tensor<1, Int>, trace: &mut LayerTrace<'_>) -> Routed {
         trace.floats("router_logits", &logits);
         let routed = ops::moe_route(logits, self.selection_bias.clone(), live, &self.routing);
         trace.routed(&routed, self.routing.num_experts_per_tok);

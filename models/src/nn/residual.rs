@@ -1,4 +1,5 @@
 use burn::tensor::Tensor;
+use glm_backends::ops::Normed;
 
 use super::RmsNorm;
 
@@ -32,6 +33,18 @@ impl Residual {
                 normed
             }
         }
+    }
+
+    /// What `product` makes of the norm of the sum: it returns the sum too.
+    pub(crate) fn project(
+        &mut self,
+        norm: &RmsNorm,
+        product: impl FnOnce(Normed<'_>) -> (Tensor<2>, Tensor<2>),
+    ) -> Tensor<2> {
+        let input = Normed { x: self.sum.clone(), added: self.pending.take(), norm: norm.op() };
+        let (sum, y) = product(input);
+        self.sum = sum;
+        y
     }
 
     /// The sum, `[tokens, hidden]`.

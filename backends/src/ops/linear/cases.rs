@@ -1,5 +1,6 @@
-use super::linear;
+use super::{Normed, linear, norm_linear};
 use crate::fp8::Activations;
+use crate::ops::Norm;
 use crate::ops::case::{Case, Kernel};
 use crate::weight::Weight;
 
@@ -29,6 +30,16 @@ pub(crate) const KERNEL: Kernel = Kernel {
             group => inputs.fp8([out, width], group, activations).into(),
         };
         let bias = inputs.floats([out], 1.0);
-        inputs.values(linear(x, &weight, Some(bias)))
+        let added = inputs.floats([rows, width], 1.0);
+        let gain = inputs.floats([width], 1.0);
+        let norm = Norm { weight: &gain, eps: 1e-5 };
+        let input = || Normed { x: x.clone(), added: Some(added.clone()), norm };
+        let mut values = inputs.values(linear(x.clone(), &weight, Some(bias.clone())));
+        let (sum, normed) = norm_linear(input(), &weight, Some(bias), false);
+        values.extend(inputs.values(sum));
+        values.extend(inputs.values(normed));
+        let alone = Normed { added: None, ..input() };
+        values.extend(inputs.values(norm_linear(alone, &weight, None, true).1));
+        values
     },
 };

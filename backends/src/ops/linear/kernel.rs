@@ -1,12 +1,15 @@
 use cubecl::ir::ElemType;
 use cubecl::prelude::*;
 
-use crate::cube::{RowLayout, add_row_products, decode_word, sum_of_lanes};
+use crate::cube::{OnTheWay, RowLayout, add_normed_row_products, decode_word, sum_of_lanes};
 
 /// What a product of few tokens is compiled for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Few {
     pub(super) layout: RowLayout,
+    /// Values from token to token.
+    pub(super) stride: usize,
+    pub(super) on_the_way: OnTheWay,
     /// Tokens of a cube.
     pub(super) tokens: usize,
     /// Rows of a group of lanes.
@@ -27,13 +30,17 @@ pub(super) struct Few {
 #[cube(launch_unchecked, address_type = "dynamic")]
 pub(super) fn few_tokens_kernel<F: Float, W: Numeric, O: Float, NX: Size, NW: Size>(
     x: &[Vector<F, NX>],
+    added: &[Vector<F, NX>],
+    gain: &[Vector<F, NX>],
     weight: &[Vector<W, NW>],
     scales: &[f32],
     x_scales: &[f32],
     bias: &[O],
+    total: &mut [Vector<F, NX>],
     out: &mut [O],
     tokens: u32,
     rows: u32,
+    eps: f32,
     #[comptime] few: Few,
     #[define(F, W, O)] _dtypes: [ElemType; 3],
 ) {
@@ -44,23 +51,33 @@ pub(super) fn few_tokens_kernel<F: Float, W: Numeric, O: Float, NX: Size, NW: Si
     let row = group * few.rows;
     let token = CUBE_POS_Z as usize * few.tokens;
     let size = NX::value().comptime();
-    let vectors = comptime![few.layout.width / size];
+    let vectors = comptime![few.stride / size];
 
     let mut firsts = Array::<usize>::new(few.tokens);
     let mut sums = Array::<f32>::new(comptime![few.rows * few.tokens]);
+    let mut squares = Array::<f32>::new(few.tokens);
     #[unroll]
     for index in 0..few.tokens {
         let place = select(token + index < tokens, token + index, token);
         firsts[index] = place * vectors;
+        squares[index] = 0.0f32;
     }
     #[unroll]
     for index in 0..comptime![few.rows * few.tokens] {
         sums[index] = 0.0f32;
     }
     if row < rows {
-        add_row_products::<F, W, NX, NW>(
+        if comptime![few.on_the_way.adds()] {
+            if row == 0 {
+                store_sums(x, added, total, &firsts, unit % few.lanes, few);
+            }
+        }
+        add_normed_row_products::<F, W, NX, NW>(
             &mut sums,
             x,
+            added,
+            gain,
+            &mut squares,
             &firsts,
             weight,
             scales,
@@ -72,9 +89,17 @@ pub(super) fn few_tokens_kernel<F: Float, W: Numeric, O: Float, NX: Size, NW: Si
             few.tokens,
             few.lanes,
             few.layout,
+            few.on_the_way,
         );
     }
     let mut shared = Shared::<[f32]>::new_slice(few.units);
+    if comptime![few.on_the_way.norms()] {
+        #[unroll]
+        for index in 0..few.tokens {
+            let square = sum_of_lanes(squares[index], &mut shared, few.lanes, few.plane);
+            squares[index] = 1.0f32 / f32::sqrt(square / comptime![few.layout.width as f32] + eps);
+        }
+    }
     #[unroll]
     for offset in 0..few.rows {
         #[unroll]
@@ -84,6 +109,9 @@ pub(super) fn few_tokens_kernel<F: Float, W: Numeric, O: Float, NX: Size, NW: Si
             let mine = unit % few.lanes == comptime![at % few.lanes];
             if mine && row + offset < rows && token + index < tokens {
                 let (row, token) = (row + offset, token + index);
+                if comptime![few.on_the_way.norms()] {
+                    sum *= squares[index];
+                }
                 if comptime![few.layout.has_row_scales()] {
                     sum *= scales[row * comptime![few.layout.scale_stride()]];
                 }
@@ -94,6 +122,32 @@ pub(super) fn few_tokens_kernel<F: Float, W: Numeric, O: Float, NX: Size, NW: Si
                     sum = f32::cast_from(O::cast_from(sum)) + f32::cast_from(bias[row]);
                 }
                 out[token * rows + row] = O::cast_from(sum);
+            }
+        }
+    }
+}
+
+/// What is normed, by the lanes of one group.
+#[cube]
+fn store_sums<F: Float, N: Size>(
+    x: &[Vector<F, N>],
+    added: &[Vector<F, N>],
+    total: &mut [Vector<F, N>],
+    firsts: &Array<usize>,
+    lane: usize,
+    #[comptime] few: Few,
+) {
+    let size = N::value().comptime();
+    let vectors = comptime![few.layout.width / size];
+    #[unroll]
+    for token in 0..few.tokens {
+        for step in 0..comptime![vectors.div_ceil(few.lanes)] {
+            let index = step * few.lanes + lane;
+            if index < vectors {
+                let place = firsts[token] + index;
+                let left = Vector::<f32, N>::cast_from(x[place]);
+                let right = Vector::<f32, N>::cast_from(added[place]);
+                total[place] = Vector::<F, N>::cast_from(left + right);
             }
         }
     }

@@ -6,7 +6,7 @@ use cubecl::prelude::*;
 
 use super::kernel::{Few, expand_kernel, few_tokens_kernel};
 use super::reference;
-use crate::cube::{self, Abilities, MatrixBuffers, RowLayout};
+use crate::cube::{self, Abilities, MatrixBuffers, OnTheWay, RowLayout};
 use crate::fp8::{Activations, CODES_PER_WORD, Fp8Matrix};
 use crate::ops::product::product;
 use crate::ops::quantise_fp8;
@@ -34,7 +34,7 @@ pub(super) fn linear(
     let x_scales = x_scales.map(cube::floats);
     let bias = bias.map(|bias| cube::floats(bias.cast(dtype)));
     let weight = MatrixBuffers::new(weight, Abilities::of(&x.client));
-    cube::tensor(few(&x, x_scales.as_ref(), &weight, bias.as_ref(), dtype))
+    cube::tensor(few(&x, x_scales.as_ref(), None, &weight, bias.as_ref(), dtype))
 }
 
 /// [`quantise_fp8::launch::quantised`] of a tensor.
@@ -86,10 +86,53 @@ fn many(x: Tensor<2>, weight: &Weight, bias: Option<Tensor<1>>, dtype: DType) ->
     reference::add(y.cast(dtype), bias.map(|bias| bias.cast(dtype)))
 }
 
-/// `x [tokens, width]`, `x_scales [tokens]` → `[tokens, rows]` in `dtype`.
+/// A norm that is taken on the way into a product.
+#[derive(Debug)]
+pub(crate) struct NormBuffers {
+    /// What is added before, `[tokens, width]`.
+    pub(crate) added: Option<CubeTensor>,
+    /// `[width]`
+    pub(crate) gain: CubeTensor,
+    pub(crate) eps: f32,
+}
+
+/// Whether a norm can be taken on the way into a product with `weight`: for few tokens whose values
+/// are not quantised.
+pub(crate) fn norms_on_the_way(tokens: usize, weight: &Weight) -> bool {
+    let whole = match weight {
+        Weight::Dense(_) => true,
+        Weight::Fp8(matrix) => {
+            let words = matrix.dims()[1].is_multiple_of(CODES_PER_WORD);
+            matrix.activations() == Activations::Float && words
+        }
+    };
+    tokens <= cube::FEW_TOKENS && whole
+}
+
+/// `sum = x + added`, `norm(sum) · weightᵀ + bias` in `dtype` → the sum and the product.
+pub(super) fn norm_linear(
+    x: Tensor<2>,
+    norm: &NormBuffers,
+    weight: &Weight,
+    bias: Option<Tensor<1>>,
+    dtype: DType,
+) -> (Tensor<2>, Tensor<2>) {
+    let x = if norm.added.is_some() { cube::floats(x) } else { cube::rows(x) };
+    let bias = bias.map(|bias| cube::floats(bias.cast(dtype)));
+    let weight = MatrixBuffers::new(weight, Abilities::of(&x.client));
+    let [tokens, width] = cube::dims(&x);
+    let total = norm.added.as_ref().map(|_| cube::empty(&x, [tokens, width], x.dtype));
+    let on_the_way = Some((norm, total.as_ref()));
+    let y = few(&x, None, on_the_way, &weight, bias.as_ref(), dtype);
+    (cube::tensor(total.unwrap_or(x)), cube::tensor(y))
+}
+
+/// `x [tokens, width]`, `x_scales [tokens]`, a norm and where its sum goes → `[tokens, rows]` in
+/// `dtype`.
 pub(super) fn few(
     x: &CubeTensor,
     x_scales: Option<&CubeTensor>,
+    norm: Option<(&NormBuffers, Option<&CubeTensor>)>,
     weight: &MatrixBuffers,
     bias: Option<&CubeTensor>,
     dtype: DType,
@@ -97,7 +140,12 @@ pub(super) fn few(
     let abilities = Abilities::of(&x.client);
     let [tokens, width] = cube::dims(x);
     let block = tokens.next_power_of_two().min(MOST_TOKENS);
-    let (x_size, size) = weight.vector_sizes(x.dtype, block);
+    let stride = cube::row_stride(x);
+    let (mut x_size, mut size) = weight.vector_sizes(x.dtype, block);
+    while !stride.is_multiple_of(x_size) {
+        (x_size, size) = (x_size / 2, size / 2);
+    }
+    assert!(size > 0, "rows of {width} values, {stride} apart");
     let lanes = abilities.plane.unwrap_or(32);
     let units = lanes * if abilities.plane.is_some() { 8 } else { 2 };
     let groups = units / lanes;
@@ -110,6 +158,12 @@ pub(super) fn few(
     assert!(width == weight.layout.width || width == most, "{width} columns of the weight");
     let few = Few {
         layout: RowLayout { width, ..weight.layout },
+        stride,
+        on_the_way: match norm {
+            None => OnTheWay::Nothing,
+            Some((NormBuffers { added: None, .. }, _)) => OnTheWay::Norm,
+            Some(_) => OnTheWay::AddNorm,
+        },
         tokens: block,
         rows,
         lanes,
@@ -121,6 +175,9 @@ pub(super) fn few(
     let out = cube::empty(x, [tokens, weight.rows], dtype);
     let none = cube::empty(x, [1], DType::F32);
     let no_bias = cube::empty(x, [1], dtype);
+    let unused = cube::empty(x, [x_size], x.dtype);
+    let added = norm.and_then(|(norm, _)| norm.added.clone());
+    let total = norm.and_then(|(_, total)| total.cloned());
     let CubeCount::Static(cubes_x, cubes_y, _) = cube::cubes(weight.rows.div_ceil(groups * rows))
     else {
         unreachable!("a static count")
@@ -136,13 +193,17 @@ pub(super) fn few(
             x_size,
             size,
             x.clone().into_buffer_arg(),
+            added.unwrap_or_else(|| x.clone()).into_buffer_arg(),
+            norm.map_or_else(|| x.clone(), |(norm, _)| norm.gain.clone()).into_buffer_arg(),
             weight.elements.clone().into_buffer_arg(),
             weight.scales.clone().unwrap_or_else(|| none.clone()).into_buffer_arg(),
             x_scales.cloned().unwrap_or(none).into_buffer_arg(),
             bias.cloned().unwrap_or(no_bias).into_buffer_arg(),
+            total.unwrap_or(unused).into_buffer_arg(),
             out.clone().into_buffer_arg(),
             tokens as u32,
             weight.rows as u32,
+            norm.map_or(0.0, |(norm, _)| norm.eps),
             few,
             [cube::elem(x.dtype), weight.elem(), cube::elem(dtype)],
         );

@@ -13,6 +13,7 @@ mod tokens;
 
 use burn::tensor::{DType, Tensor};
 
+use crate::ops::Norm;
 use crate::weight::Weight;
 
 #[cfg(feature = "cpu")]
@@ -54,6 +55,47 @@ pub fn wide_linear(x: Tensor<2>, weight: &Weight) -> Tensor<2> {
         Weight::Fp8(_) => x,
     };
     linear(x, weight, None).cast(DType::F32)
+}
+
+/// What a projection reads: the norm of a sum.
+#[derive(Debug)]
+pub struct Normed<'a> {
+    /// `[tokens, width]`
+    pub x: Tensor<2>,
+    /// Added to `x` before, `[tokens, width]`.
+    pub added: Option<Tensor<2>>,
+    /// Taken of the sum.
+    pub norm: Norm<'a>,
+}
+
+/// `sum = x + added`, rounded to the dtype of `x`, and [`linear`] of its [`rms_norm`](super::rms_norm),
+/// in the dtype of `x` or, for logits, in f32 as [`wide_linear`]: the sum and the product. For few
+/// tokens on GPUs in one launch, which does not round the norm.
+pub fn norm_linear(
+    input: Normed<'_>,
+    weight: &Weight,
+    bias: Option<Tensor<1>>,
+    wide: bool,
+) -> (Tensor<2>, Tensor<2>) {
+    #[cfg(feature = "cube")]
+    if super::path::takes_kernels(&input.x.device())
+        && launch::norms_on_the_way(input.x.dims()[0], weight)
+    {
+        let dtype = if wide { DType::F32 } else { input.x.dtype() };
+        let norm = launch::NormBuffers {
+            added: input.added.map(crate::cube::floats),
+            gain: crate::cube::floats(input.norm.weight.clone()),
+            eps: input.norm.eps as f32,
+        };
+        return launch::norm_linear(input.x, &norm, weight, bias, dtype);
+    }
+    let Normed { x, added, norm: Norm { weight: gain, eps } } = input;
+    let (sum, normed) = match added {
+        Some(added) => super::add_rms_norm(x, added, gain.clone(), eps),
+        None => (x.clone(), super::rms_norm(x, gain.clone(), eps)),
+    };
+    let y = if wide { wide_linear(normed, weight) } else { linear(normed, weight, bias) };
+    (sum, y)
 }
 
 /// Whether the CPU's kernel takes a product: all in f32, and so few tokens that reading the weight is

@@ -1,9 +1,9 @@
 use burn::tensor::Tensor;
 
-use super::{ExpertGroup, ExpertWeights, moe_experts};
+use super::{ExpertGroup, ExpertWeights, moe_experts, norm_moe_experts};
 use crate::fp8::Activations;
 use crate::ops::case::{Case, Inputs, Kernel};
-use crate::ops::{Routed, Routing, moe_route};
+use crate::ops::{Norm, Routed, Routing, moe_route};
 use crate::weight::Weight;
 
 /// Shape of a case: tokens, hidden, width, experts, experts per token, experts in a buffer, and what
@@ -79,7 +79,11 @@ pub(crate) const KERNEL: Kernel = Kernel {
             }
             _ => routed,
         };
-        inputs.values(moe_experts(&x, &routed, &weights))
+        let mut values = inputs.values(moe_experts(&x, &routed, &weights));
+        let gain = inputs.floats([hidden], 1.0);
+        let norm = Norm { weight: &gain, eps: 1e-5 };
+        values.extend(inputs.values(norm_moe_experts(x, norm, &routed, &weights)));
+        values
     },
 };
 

@@ -4,7 +4,7 @@
 use cubecl::ir::ElemType;
 use cubecl::prelude::*;
 
-use crate::cube::{RowLayout, add_row_products, sum_of_lanes};
+use crate::cube::{OnTheWay, RowLayout, add_normed_row_products, add_row_products, sum_of_lanes};
 
 /// Integers of an item: its expert, its first place in the order, and how many places it has.
 pub(super) const ITEM: usize = 3;
@@ -126,18 +126,22 @@ pub(super) struct Few {
     pub(super) adds: bool,
     /// Whether each row of the activations has a scale.
     pub(super) scales_rows: bool,
+    /// Whether tokens are normed on the way.
+    pub(super) on_the_way: OnTheWay,
 }
 
 /// `act[place] = silu(gate · x[token]) * (up · x[token])`. Axis y goes over items, x over rows.
 #[cube(launch_unchecked, address_type = "dynamic")]
 pub(super) fn gate_up_kernel<F: Float, W: Numeric, NX: Size, NW: Size>(
     x: &[Vector<F, NX>],
+    gain: &[Vector<F, NX>],
     weight: &[Vector<W, NW>],
     scales: &[f32],
     x_scales: &[f32],
     order: &[i32],
     items: &[i32],
     act: &mut [F],
+    eps: f32,
     #[comptime] few: Few,
     #[define(F, W)] _dtypes: [ElemType; 2],
 ) {
@@ -158,6 +162,7 @@ pub(super) fn gate_up_kernel<F: Float, W: Numeric, NX: Size, NW: Size>(
     let mut firsts = Array::<usize>::new(few.tile);
     let mut places = Array::<usize>::new(few.tile);
     let mut sums = Array::<f32>::new(comptime![2 * few.tile]);
+    let mut squares = Array::<f32>::new(few.tile);
     #[unroll]
     for index in 0..few.tile {
         let place = order[first + select(index < count, index, 0usize)] as usize;
@@ -165,12 +170,16 @@ pub(super) fn gate_up_kernel<F: Float, W: Numeric, NX: Size, NW: Size>(
         firsts[index] = place / few.choices * comptime![few.hidden / size];
         sums[index] = 0.0f32;
         sums[comptime![few.tile + index]] = 0.0f32;
+        squares[index] = 0.0f32;
     }
     if row < few.width {
         let first_row = (expert - few.first_expert) * comptime![2 * few.width];
-        add_row_products::<F, W, NX, NW>(
+        add_normed_row_products::<F, W, NX, NW>(
             &mut sums,
             x,
+            x,
+            gain,
+            &mut squares,
             &firsts,
             weight,
             scales,
@@ -182,9 +191,17 @@ pub(super) fn gate_up_kernel<F: Float, W: Numeric, NX: Size, NW: Size>(
             few.tile,
             few.lanes,
             few.layout,
+            few.on_the_way,
         );
     }
     let mut shared = Shared::<[f32]>::new_slice(few.units);
+    if comptime![few.on_the_way.norms()] {
+        #[unroll]
+        for index in 0..few.tile {
+            let square = sum_of_lanes(squares[index], &mut shared, few.lanes, few.plane);
+            squares[index] = 1.0f32 / f32::sqrt(square / comptime![few.hidden as f32] + eps);
+        }
+    }
     #[unroll]
     for index in 0..few.tile {
         let mut gate = sum_of_lanes(sums[index], &mut shared, few.lanes, few.plane);
@@ -196,6 +213,10 @@ pub(super) fn gate_up_kernel<F: Float, W: Numeric, NX: Size, NW: Size>(
                 let first_row = (expert - few.first_expert) * comptime![2 * few.width];
                 gate *= scales[(first_row + row) * comptime![few.layout.scale_stride()]];
                 up *= scales[(first_row + few.width + row) * comptime![few.layout.scale_stride()]];
+            }
+            if comptime![few.on_the_way.norms()] {
+                gate *= squares[index];
+                up *= squares[index];
             }
             if comptime![few.scales_rows] {
                 gate *= x_scales[places[index] / few.choices];

@@ -7,14 +7,20 @@ use cubecl::prelude::*;
 use super::ExpertWeights;
 use super::kernel::{Few, Grouping, ITEM, down_kernel, gate_up_kernel, group_kernel};
 use super::tiles::{TILE, Tiles, combine_kernel, tiles_kernel};
-use crate::cube::{self, Abilities, MatrixBuffers, RowLayout};
+use crate::cube::{self, Abilities, MatrixBuffers, OnTheWay, RowLayout};
 use crate::fp8::{Activations, CODES_PER_WORD};
+use crate::ops::linear::launch::NormBuffers;
 use crate::ops::moe_route::places_of_item;
 use crate::ops::quantise_fp8::launch::quantised;
 use crate::ops::{Routed, swiglu};
 use crate::weight::Weight;
 
-pub(super) fn moe_experts(x: &Tensor<2>, routed: &Routed, weights: &ExpertWeights) -> Tensor<2> {
+pub(super) fn moe_experts(
+    x: &Tensor<2>,
+    norm: Option<&NormBuffers>,
+    routed: &Routed,
+    weights: &ExpertWeights,
+) -> Tensor<2> {
     let dtype = x.dtype();
     let [tokens, _] = x.dims();
     let x = cube::floats(x.clone());
@@ -46,7 +52,7 @@ pub(super) fn moe_experts(x: &Tensor<2>, routed: &Routed, weights: &ExpertWeight
         Grouped { order: cube::ints(grouped.order.clone()), items, most }
     });
     let out = match tokens <= cube::FEW_TOKENS {
-        true => few(&x, &chosen, &factors, sorted, &groups, activations),
+        true => few(&x, norm, &chosen, &factors, sorted, &groups, activations),
         false => many(&x, &chosen, &factors, &groups, activations),
     };
     cube::tensor::<2>(out).cast(dtype)
@@ -103,8 +109,10 @@ pub(super) fn group(chosen: &CubeTensor, experts: usize, tile: usize) -> Grouped
 
 /// `x [tokens, hidden]`, `chosen` and `factors` `[tokens, choices]` → `[tokens, hidden]`, in f32 where
 /// the experts are in several buffers.
+#[expect(clippy::too_many_arguments, reason = "the buffers of two kernels")]
 pub(super) fn few(
     x: &CubeTensor,
+    norm: Option<&NormBuffers>,
     chosen: &CubeTensor,
     factors: &CubeTensor,
     sorted: Option<Grouped>,
@@ -145,6 +153,10 @@ pub(super) fn few(
                 plane: abilities.plane_size(),
                 adds: first_expert > 0,
                 scales_rows: x_scales.is_some(),
+                on_the_way: match norm {
+                    None => OnTheWay::Nothing,
+                    Some(_) => OnTheWay::Norm,
+                },
             };
             first_expert = end_expert;
             few
@@ -163,12 +175,14 @@ pub(super) fn few(
                 x_size,
                 size,
                 x.clone().into_buffer_arg(),
+                norm.map_or_else(|| x.clone(), |norm| norm.gain.clone()).into_buffer_arg(),
                 group.gate_up.elements.clone().into_buffer_arg(),
                 group.gate_up.scales.clone().unwrap_or_else(|| none.clone()).into_buffer_arg(),
                 x_scales.clone().unwrap_or_else(|| none.clone()).into_buffer_arg(),
                 grouped.order.clone().into_buffer_arg(),
                 grouped.items.clone().into_buffer_arg(),
                 act.clone().into_buffer_arg(),
+                norm.map_or(0.0, |norm| norm.eps),
                 *few,
                 [cube::elem(x.dtype), group.gate_up.elem()],
             );

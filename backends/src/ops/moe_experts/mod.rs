@@ -15,7 +15,7 @@ mod tiles;
 use burn::tensor::DType;
 use burn::tensor::{Device, Tensor};
 
-use crate::ops::Routed;
+use crate::ops::{Norm, Routed};
 use crate::weight::Weight;
 
 /// Weights of all experts of a layer, stacked in buffers of a bounded size.
@@ -94,9 +94,31 @@ pub fn moe_experts(x: &Tensor<2>, routed: &Routed, weights: &ExpertWeights) -> T
     }
     #[cfg(feature = "cube")]
     if super::path::takes_kernels(&x.device()) {
-        return launch::moe_experts(x, routed, weights);
+        return launch::moe_experts(x, None, routed, weights);
     }
     reference::moe_experts(x, routed, weights)
+}
+
+/// [`moe_experts`] of the norm of `x [tokens, hidden]`. For few tokens on GPUs the norm is taken on the
+/// way, and not rounded.
+pub fn norm_moe_experts(
+    x: Tensor<2>,
+    norm: Norm<'_>,
+    routed: &Routed,
+    weights: &ExpertWeights,
+) -> Tensor<2> {
+    #[cfg(feature = "cube")]
+    if super::path::takes_kernels(&x.device())
+        && super::linear::launch::norms_on_the_way(x.dims()[0], &weights.groups[0].gate_up)
+    {
+        let norm = super::linear::launch::NormBuffers {
+            added: None,
+            gain: crate::cube::floats(norm.weight.clone()),
+            eps: norm.eps as f32,
+        };
+        return launch::moe_experts(&x, Some(&norm), routed, weights);
+    }
+    moe_experts(&super::rms_norm(x, norm.weight.clone(), norm.eps), routed, weights)
 }
 
 /// Whether the CPU's kernel takes a step: everything is f32, and experts have so few tokens that
