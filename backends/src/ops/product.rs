@@ -1,27 +1,48 @@
-//! The product of matrices in the references.
+//! The product of matrices, where no kernel of ours is made for it.
 
+#[cfg(feature = "cube")]
+use burn::tensor::DType;
 use burn::tensor::Tensor;
-#[cfg(feature = "wgpu")]
-use burn::{backend::DispatchDevice, tensor::Device};
 
 /// `a · b`, with the axes before the last two as a batch.
 ///
-/// For a single row, Burn's search for the fastest kernel tries one that needs subgroups. OpenGL has
-/// none; the kernel does not compile there, and on a busy machine the search may miss that and take
-/// it. So one row is computed as two on OpenGL.
+/// In f32 on GPUs without tensor cores: Burn's search for the fastest kernel would take those, which
+/// round f32 to the 10 bits of TF32. The router's logits choose experts, and a model in f32 is asked
+/// for where bf16 is not exact enough.
 pub(super) fn product<const D: usize>(a: Tensor<D>, b: Tensor<D>) -> Tensor<D> {
-    #[cfg(feature = "wgpu")]
-    if a.dims()[D - 2] == 1 && is_opengl(&a.device()) {
-        return Tensor::cat(vec![a.clone(), a], D - 2).matmul(b).narrow(D - 2, 0, 1);
+    #[cfg(feature = "cube")]
+    if a.dtype() == DType::F32 && crate::cube::computes_on(&a.device()) {
+        return exact(a, b);
     }
     a.matmul(b)
 }
 
-#[cfg(feature = "wgpu")]
-fn is_opengl(device: &Device) -> bool {
-    use cubecl::wgpu::WgpuBackend;
-    matches!(
-        device.as_dispatch(),
-        DispatchDevice::Cube(cubecl::Device::Wgpu(device)) if device.backend == WgpuBackend::Gl
-    )
+#[cfg(feature = "cube")]
+fn exact<const D: usize>(a: Tensor<D>, b: Tensor<D>) -> Tensor<D> {
+    use burn_cubecl::kernel::matmul::init_matmul_output;
+    use cubek::matmul::definition::{MatmulElems, MatmulGlobalElems};
+    use cubek::matmul::multi_level::Strategy;
+    use cubek::std::InputBinding;
+
+    use crate::cube;
+
+    let elem = cube::elem(DType::F32);
+    let (a, b) = (cube::strided(a), cube::strided(b));
+    let out = init_matmul_output(&a, &b, DType::F32);
+    let launch = |strategy: Strategy| {
+        let globals = MatmulGlobalElems { lhs: elem, rhs: elem, out: elem };
+        cubek::matmul::launch::launch_ref(
+            &strategy.into(),
+            &out.client,
+            InputBinding::new(a.clone().binding(), elem),
+            InputBinding::new(b.clone().binding(), elem),
+            out.clone().binding(),
+            &mut MatmulElems::from_globals(&globals),
+        )
+    };
+    let tiled = launch(Strategy::SimpleUnit(Default::default()));
+    if let Err(error) = tiled.or_else(|_| launch(Strategy::Naive)) {
+        panic!("a product of matrices in f32: {error:?}");
+    }
+    cube::tensor(out)
 }
