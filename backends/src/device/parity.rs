@@ -6,20 +6,28 @@ use super::{OpenDevice, probe};
 use crate::ops::case::{Case, Inputs, Kernel};
 
 impl OpenDevice {
-    /// Computes a case here and on the CPU, whose references are the specification; says how far
-    /// apart they are, as a relative L2 distance. That is too far where it is not at most the
-    /// tolerance of `kernel`.
+    /// Dtypes in which ops are compared: f32, and bf16 where the device computes it.
+    pub fn compared_dtypes(&self) -> impl Iterator<Item = DType> {
+        let supported = |dtype: &DType| self.device.supports_dtype(*dtype);
+        [DType::F32, DType::BF16].into_iter().filter(supported)
+    }
+
+    /// Computes a case here in `dtype` and on the CPU in f32, whose references are the
+    /// specification; says how far apart they are, as a relative L2 distance. That is too far where
+    /// it is not at most [`Kernel::tolerance_in`].
     ///
     /// # Errors
     /// What the device said, on one line, where it does not compute the case.
-    pub fn compare(&self, kernel: &Kernel, case: &Case) -> Result<f32, String> {
-        let run = |device: &Device| {
-            probe::guarded(|| (kernel.run)(case, &mut Inputs::new(case.seed, device)))
+    pub fn compare(&self, kernel: &Kernel, case: &Case, dtype: DType) -> Result<f32, String> {
+        let run = |device: &Device, held: DType| {
+            probe::guarded(|| {
+                (kernel.run)(case, &mut Inputs::in_dtype(case.seed, device, held, dtype))
+            })
         };
         let Some(cpu) = cpu() else { return Err("this binary has no CPU to compare with".into()) };
-        let want = run(&cpu)?;
+        let want = run(&cpu, DType::F32)?;
         probe::guarded(|| poison(&self.device))?;
-        let got = run(&self.device)?;
+        let got = run(&self.device, dtype)?;
         match want.len() == got.len() {
             true => Ok(relative_l2(&got, &want)),
             false => Err(format!("{} values, wanted {}", got.len(), want.len())),
@@ -72,6 +80,6 @@ mod tests {
         let kernel =
             Kernel { name: "none", cases: &[], tolerance: 0.0, run: |_, _| panic!("no\nkernel") };
         let case = Case { label: "any", shape: &[], seed: 1 };
-        assert_eq!(device.compare(&kernel, &case), Err("no kernel".into()));
+        assert_eq!(device.compare(&kernel, &case, DType::F32), Err("no kernel".into()));
     }
 }

@@ -19,6 +19,17 @@ pub struct Kernel {
     pub run: fn(&Case, &mut Inputs) -> Vec<f32>,
 }
 
+impl Kernel {
+    /// The largest distance where the model's values are in `dtype`. In bf16 some activations round to
+    /// another code of E4M3 than in f32, an eighth apart.
+    pub fn tolerance_in(&self, dtype: DType) -> f32 {
+        match dtype {
+            DType::BF16 => 3e-2,
+            _ => self.tolerance,
+        }
+    }
+}
+
 /// One set of inputs. What the dimensions mean is the op's own affair.
 #[derive(Debug)]
 pub struct Case {
@@ -56,12 +67,20 @@ impl Case {
 pub struct Inputs {
     device: Device,
     state: u64,
+    dtype: DType,
+    rounded_to: DType,
 }
 
 impl Inputs {
-    /// Inputs on `device` from `seed`.
+    /// Inputs on `device` from `seed`, those that a model keeps in its own dtype in f32.
     pub fn new(seed: u64, device: &Device) -> Self {
-        Inputs { device: device.clone(), state: seed }
+        Self::in_dtype(seed, device, DType::F32, DType::F32)
+    }
+
+    /// Inputs of which those that a model keeps in its own dtype are in `dtype`, and hold values that
+    /// `rounded_to` can.
+    pub fn in_dtype(seed: u64, device: &Device, dtype: DType, rounded_to: DType) -> Self {
+        Inputs { device: device.clone(), state: seed, dtype, rounded_to }
     }
 
     /// Where the inputs lie.
@@ -77,6 +96,12 @@ impl Inputs {
         Tensor::from_data(TensorData::new(values, Shape::from(shape)), (&self.device, DType::F32))
     }
 
+    /// As [`Self::floats`], in the dtype that a model is computed in.
+    pub fn model_floats<const D: usize>(&mut self, shape: [usize; D], scale: f32) -> Tensor<D> {
+        let floats = self.floats(shape, scale);
+        floats.cast(self.rounded_to).cast(self.dtype)
+    }
+
     /// Values in `(-1, 1)` for a cache in `format`: multiples of 1/128, which every float dtype
     /// holds exactly, and for FP8 any, because coarse ones would lie between two codes.
     pub(super) fn cached<const D: usize>(
@@ -85,9 +110,24 @@ impl Inputs {
         format: KvFormat,
     ) -> Tensor<D> {
         match format {
-            KvFormat::Float(_) => (self.floats(shape, 1.0) * 128.0).floor() / 128.0,
-            KvFormat::Fp8 => self.floats(shape, 1.0),
+            KvFormat::Float(_) => {
+                ((self.floats(shape, 1.0) * 128.0).floor() / 128.0).cast(self.dtype)
+            }
+            KvFormat::Fp8 => self.model_floats(shape, 1.0),
         }
+    }
+
+    /// The format of a cache that a case names, or the model's dtype where the device lacks its own:
+    /// with coarse inputs that is the same.
+    pub(super) fn kv_format(&self, format: usize) -> KvFormat {
+        let dtype = match format {
+            kv_format::F32 => self.dtype,
+            kv_format::BF16 => DType::BF16,
+            kv_format::F16 => DType::F16,
+            kv_format::FP8 => return KvFormat::Fp8,
+            other => panic!("format {other}"),
+        };
+        KvFormat::Float(if self.device.supports_dtype(dtype) { dtype } else { self.dtype })
     }
 
     /// Uniform integers below `bound`.
@@ -134,24 +174,10 @@ impl Inputs {
 
 /// What a cache is stored in, as a dimension of a case.
 pub(super) mod kv_format {
-    use super::{DType, Device, KvFormat};
-
     pub(crate) const F32: usize = 0;
     pub(crate) const BF16: usize = 1;
     pub(crate) const F16: usize = 2;
     pub(crate) const FP8: usize = 3;
-
-    /// The format, or f32 where the device lacks its dtype: with coarse inputs that is the same.
-    pub(crate) fn on(format: usize, device: &Device) -> KvFormat {
-        let dtype = match format {
-            F32 => DType::F32,
-            BF16 => DType::BF16,
-            F16 => DType::F16,
-            FP8 => return KvFormat::Fp8,
-            other => panic!("format {other}"),
-        };
-        KvFormat::Float(if device.supports_dtype(dtype) { dtype } else { DType::F32 })
-    }
 }
 
 /// Sequences over scattered pages, for the cases of ops that read the cache.

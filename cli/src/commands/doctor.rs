@@ -128,20 +128,23 @@ impl Trial {
         }
         let comparable = cfg!(feature = "cpu") && trial.failures.is_empty();
         let bar = ui::Bar::cases("comparing with the CPU");
-        for (kernel, case) in cases().filter(|_| comparable) {
+        let dtypes: Vec<_> = device.compared_dtypes().collect();
+        let all = cases().flat_map(|case| dtypes.iter().map(move |dtype| (case, *dtype)));
+        let count = cases().count() * dtypes.len();
+        for ((kernel, case), dtype) in all.filter(|_| comparable) {
             if trial.cases > 0 && began.elapsed() >= limit {
                 break;
             }
             trial.cases += 1;
-            bar.set(trial.cases as u64, cases().count() as u64);
-            let place = format!("{}/{}", kernel.name, case.label);
-            match device.compare(kernel, case) {
-                Ok(distance) if distance <= kernel.tolerance => {}
+            bar.set(trial.cases as u64, count as u64);
+            let place = format!("{}/{} in {dtype:?}", kernel.name, case.label);
+            let allowed = kernel.tolerance_in(dtype);
+            match device.compare(kernel, case, dtype) {
+                Ok(distance) if distance <= allowed => {}
                 // Also where the distance is NaN.
-                Ok(distance) => trial.failures.push(format!(
-                    "{place} is off by {distance:.1e}, allowed {:.0e}",
-                    kernel.tolerance
-                )),
+                Ok(distance) => trial
+                    .failures
+                    .push(format!("{place} is off by {distance:.1e}, allowed {allowed:.0e}")),
                 Err(error) => {
                     trial.failures.push(format!("{place}: {error}"));
                     // A device whose thread has panicked says the same of all that follows.

@@ -10,7 +10,7 @@ pub(crate) const KERNEL: Kernel = Kernel {
     tolerance: 0.0,
     run: |case, inputs| {
         let [rows, vocab_size, width] = case.dims();
-        let table = inputs.floats([vocab_size, width], 1.0);
+        let table = inputs.model_floats([vocab_size, width], 1.0);
         let ids = inputs.ints([rows], vocab_size);
         inputs.values(embedding(table, ids))
     },

@@ -23,15 +23,15 @@ pub(crate) const KERNEL: Kernel = Kernel {
         const PAGE: usize = 16;
         let [tokens, heads, kv_heads, head_dim, rotary_dim, interleaved, normed, format] =
             case.dims();
-        let format = kv_format::on(format, inputs.device());
+        let format = inputs.kv_format(format);
         let pages = tokens.div_ceil(PAGE) + 1;
         let spec = KvSpec::Gqa { layers: 1, kv_heads, head_dim, page_size: PAGE };
         let mut pool = KvPool::new(spec, pages, format, inputs.device());
         let order = [RopeOrder::HalfSplit, RopeOrder::Interleaved][interleaved];
         let table = RotaryTable::new(300, rotary_dim, 1e4, order, inputs.device());
         let rotation = table.at(inputs.ints([tokens], 300));
-        let qkv = inputs.floats([tokens, (heads + 2 * kv_heads) * head_dim], 1.0);
-        let weights = [1.5, 0.7].map(|scale| inputs.floats([head_dim], scale));
+        let qkv = inputs.model_floats([tokens, (heads + 2 * kv_heads) * head_dim], 1.0);
+        let weights = [1.5, 0.7].map(|scale| inputs.model_floats([head_dim], scale));
         let [query, key] =
             [(&weights[0], 1e-5), (&weights[1], 1e-3)].map(|(weight, eps)| Norm { weight, eps });
         let norms = (normed == 1).then_some(HeadNorms { query, key });

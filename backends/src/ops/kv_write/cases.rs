@@ -21,7 +21,7 @@ pub(crate) const KERNEL: Kernel = Kernel {
     tolerance: 1e-6,
     run: |case, inputs| {
         let [rows, slots, count, width, format] = case.dims();
-        let format = kv_format::on(format, inputs.device());
+        let format = inputs.kv_format(format);
         let parts = [Parts { count, width }, Parts { count: 1, width: width / 2 + 1 }];
         let mut pages = KvRows::zeros(&parts, slots, format, inputs.device());
         // Every third slot, from the end: distinct and out of order.

@@ -24,14 +24,14 @@ pub(crate) const KERNEL: Kernel = Kernel {
             0 => Activations::Float,
             _ => Activations::PerToken,
         };
-        let x = inputs.floats([rows, width], 1.0);
+        let x = inputs.model_floats([rows, width], 1.0);
         let weight = match group {
-            0 => Weight::Dense(inputs.floats([out, width], 0.1)),
+            0 => Weight::Dense(inputs.model_floats([out, width], 0.1)),
             group => inputs.fp8([out, width], group, activations).into(),
         };
-        let bias = inputs.floats([out], 1.0);
-        let added = inputs.floats([rows, width], 1.0);
-        let gain = inputs.floats([width], 1.0);
+        let bias = inputs.model_floats([out], 1.0);
+        let added = inputs.model_floats([rows, width], 1.0);
+        let gain = inputs.model_floats([width], 1.0);
         let norm = Norm { weight: &gain, eps: 1e-5 };
         let input = || Normed { x: x.clone(), added: Some(added.clone()), norm };
         let mut values = inputs.values(linear(x.clone(), &weight, Some(bias.clone())));

@@ -82,7 +82,7 @@ pub(crate) const KERNEL: Kernel = Kernel {
     run: |case, inputs| {
         let ([heads, nope, rope, value, latent, kind, format, page_size, padding], sequences) =
             case.dims_and_sequences();
-        let format = kv_format::on(format, inputs.device());
+        let format = inputs.kv_format(format);
         let paged = PagedCase::padded(sequences, padding, page_size, inputs.device());
         let spec = KvSpec::Mla { layers: 1, latent, rope, page_size };
         let mut pool = KvPool::new(spec, paged.pages, format, inputs.device());
@@ -91,13 +91,13 @@ pub(crate) const KERNEL: Kernel = Kernel {
         pool.layer(0).write_latents(rows, paged.slots.clone());
         let [tokens] = paged.tables.positions.dims();
         let q = MlaQueries {
-            nope: inputs.floats([tokens, heads, nope], 1.0),
-            rope: inputs.floats([tokens, heads, rope], 1.0),
+            nope: inputs.model_floats([tokens, heads, nope], 1.0),
+            rope: inputs.model_floats([tokens, heads, rope], 1.0),
         };
         let shape = [heads * (nope + value), latent];
         let kv_b = match kind {
             2 => inputs.fp8(shape, latent, Activations::PerToken).into(),
-            _ => Weight::Dense(inputs.floats(shape, 0.2)),
+            _ => Weight::Dense(inputs.model_floats(shape, 0.2)),
         };
         let scale = ((nope + rope) as f64).powf(-0.5);
         let form = if kind == 1 { MlaForm::Expanded } else { MlaForm::Absorbed };

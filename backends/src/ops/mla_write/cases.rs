@@ -26,18 +26,18 @@ pub(crate) const KERNEL: Kernel = Kernel {
     run: |case, inputs| {
         const PAGE: usize = 16;
         let [tokens, heads, nope, rope, value, latent, group, format] = case.dims();
-        let format = kv_format::on(format, inputs.device());
+        let format = inputs.kv_format(format);
         let pages = tokens.div_ceil(PAGE) + 1;
         let spec = KvSpec::Mla { layers: 1, latent, rope, page_size: PAGE };
         let mut pool = KvPool::new(spec, pages, format, inputs.device());
         let table = RotaryTable::new(300, rope, 1e4, RopeOrder::Interleaved, inputs.device());
         let rotation = table.at(inputs.ints([tokens], 300));
-        let q = inputs.floats([tokens, heads * (nope + rope)], 1.0);
-        let down = inputs.floats([tokens, latent + rope], 1.0);
-        let weight = inputs.floats([latent], 1.5);
+        let q = inputs.model_floats([tokens, heads * (nope + rope)], 1.0);
+        let down = inputs.model_floats([tokens, latent + rope], 1.0);
+        let weight = inputs.model_floats([latent], 1.5);
         let shape = [heads * (nope + value), latent];
         let kv_b = match group {
-            0 => Weight::Dense(inputs.floats(shape, 0.3)),
+            0 => Weight::Dense(inputs.model_floats(shape, 0.3)),
             1 => inputs.fp8(shape, latent, Activations::PerToken).into(),
             group => inputs.fp8(shape, group, Activations::Float).into(),
         };

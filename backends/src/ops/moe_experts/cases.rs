@@ -35,7 +35,7 @@ pub(crate) const KERNEL: Kernel = Kernel {
             W8A16 => inputs.fp8([out, width], width, Activations::Float).into(),
             BLOCKS => inputs.fp8([out, width], 16, Activations::Float).into(),
             W8A8 => inputs.fp8([out, width], width, Activations::PerToken).into(),
-            _ => Weight::Dense(inputs.floats([out, width], 0.3)),
+            _ => Weight::Dense(inputs.model_floats([out, width], 0.3)),
         };
         let group = |inputs: &mut Inputs, count| ExpertGroup {
             experts: count,
@@ -47,7 +47,7 @@ pub(crate) const KERNEL: Kernel = Kernel {
             .map(|first| group(inputs, per_group.min(experts - first)))
             .collect();
         let weights = ExpertWeights::new(groups, per_group);
-        let x = inputs.floats([rows, hidden], 1.0);
+        let x = inputs.model_floats([rows, hidden], 1.0);
         // Distinct experts for each token: consecutive ids from a different start. Every seventh
         // token is padding.
         let id = |place: usize| match (kind, place / k) {
@@ -80,7 +80,7 @@ pub(crate) const KERNEL: Kernel = Kernel {
             _ => routed,
         };
         let mut values = inputs.values(moe_experts(&x, &routed, &weights));
-        let gain = inputs.floats([hidden], 1.0);
+        let gain = inputs.model_floats([hidden], 1.0);
         let norm = Norm { weight: &gain, eps: 1e-5 };
         values.extend(inputs.values(norm_moe_experts(x, norm, &routed, &weights)));
         values

@@ -40,7 +40,7 @@ pub(crate) const KERNEL: Kernel = Kernel {
     run: |case, inputs| {
         let ([heads, kv_heads, head_dim, format, page_size, padding], sequences) =
             case.dims_and_sequences();
-        let format = kv_format::on(format, inputs.device());
+        let format = inputs.kv_format(format);
         let paged = PagedCase::padded(sequences, padding, page_size, inputs.device());
         let spec = KvSpec::Gqa { layers: 1, kv_heads, head_dim, page_size };
         let mut pool = KvPool::new(spec, paged.pages, format, inputs.device());
@@ -49,7 +49,7 @@ pub(crate) const KERNEL: Kernel = Kernel {
         let values = inputs.cached([rows, kv_heads * head_dim], format);
         pool.layer(0).write(keys, values, paged.slots.clone());
         let [tokens] = paged.tables.positions.dims();
-        let q = inputs.floats([tokens, heads, head_dim], 1.0);
+        let q = inputs.model_floats([tokens, heads, head_dim], 1.0);
         let scale = (head_dim as f64).powf(-0.5);
         let out = paged_attention(q, pool.layer(0), &paged.tables, page_size, scale);
         let live = tokens - padding;

@@ -13,7 +13,7 @@ pub(crate) const KERNEL: Kernel = Kernel {
     tolerance: 5e-3,
     run: |case, inputs| {
         let [rows, width, group] = case.dims();
-        let x = inputs.floats([rows, width], 3.0);
+        let x = inputs.model_floats([rows, width], 3.0);
         inputs.values(quantise_fp8(x, (group > 0).then_some(group)).dequantised())
     },
 };

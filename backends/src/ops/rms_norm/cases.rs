@@ -16,8 +16,8 @@ pub(crate) const KERNEL: Kernel = Kernel {
     tolerance: 1e-5,
     run: |case, inputs| {
         let [rows, width] = case.dims();
-        let x = inputs.floats([rows, width], 3.0);
-        let weight = inputs.floats([width], 1.0);
+        let x = inputs.model_floats([rows, width], 3.0);
+        let weight = inputs.model_floats([width], 1.0);
         // The norm of some of the columns, of all, and of a sum.
         let mut values = Vec::new();
         for range in [0..width.div_ceil(2), width / 2..width, width.min(65) - 1..width] {
@@ -26,7 +26,7 @@ pub(crate) const KERNEL: Kernel = Kernel {
             values.extend(inputs.values(rms_norm(part, part_weight, 1e-5)));
         }
         values.extend(inputs.values(rms_norm(x.clone(), weight.clone(), 1e-5)));
-        let added = inputs.floats([rows, width], 2.0);
+        let added = inputs.model_floats([rows, width], 2.0);
         let (sum, normed) = add_rms_norm(x, added, weight, 1e-5);
         values.extend(inputs.values(sum));
         values.extend(inputs.values(normed));

@@ -16,7 +16,7 @@ pub(crate) const KERNEL: Kernel = Kernel {
         let [rows, heads, head_dim, rotary_dim, interleaved] = case.dims();
         let order = [RopeOrder::HalfSplit, RopeOrder::Interleaved][interleaved];
         let table = RotaryTable::new(1024, rotary_dim, 1e6, order, inputs.device());
-        let x = inputs.floats([rows, heads, head_dim], 1.0);
+        let x = inputs.model_floats([rows, heads, head_dim], 1.0);
         let positions = inputs.ints([rows], 1024);
         inputs.values(rope(x, &table.at(positions)))
     },

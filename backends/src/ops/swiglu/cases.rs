@@ -10,8 +10,8 @@ pub(crate) const KERNEL: Kernel = Kernel {
     tolerance: 1e-5,
     run: |case, inputs| {
         let [rows, width] = case.dims();
-        let gate = inputs.floats([rows, width], 4.0);
-        let up = inputs.floats([rows, width], 1.0);
+        let gate = inputs.model_floats([rows, width], 4.0);
+        let up = inputs.model_floats([rows, width], 1.0);
         inputs.values(swiglu(gate, up))
     },
 };
