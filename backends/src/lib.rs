@@ -16,8 +16,12 @@ pub mod device;
 pub mod fp8;
 pub mod graph;
 pub mod kv;
-#[cfg(all(test, feature = "cuda", feature = "rocm", feature = "vulkan"))]
-mod offline;
+#[cfg(any(
+    all(not(test), feature = "offline"),
+    all(test, feature = "cuda", feature = "rocm", feature = "vulkan"),
+))]
+#[doc(hidden)]
+pub mod offline;
 pub mod ops;
 pub mod ranks;
 pub mod weight;

@@ -25,7 +25,7 @@ impl KvLayer {
     }
 
     /// A layer of keys and values, or of latents, that are there already.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "offline"))]
     pub(crate) fn of(rows: Vec<KvRows>) -> Self {
         match <[KvRows; 2]>::try_from(rows) {
             Ok([keys, values]) => KvLayer(Held::Gqa { keys, values }),

@@ -1,18 +1,18 @@
 //! From a launch to what a driver would get, checked as far as that goes without the driver.
 
 use std::io::Write as _;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::{Command, Stdio};
 
 use cubecl::hip::{HipCompiler, HipRepresentation, compiler::HipBackend};
 use cubecl::wgpu::wgpu::naga;
 use cubecl::wgpu::{SpirvCompiler, WgslCompiler};
-use cubecl::{Compiler, WgpuCompilationOptions, define_kernel};
+use cubecl::{Compiler, WgpuCompilationOptions};
 use cubecl_cpp::shared::CppCompiler;
 use cubecl_cpp::target::Cuda;
 use cubecl_server::kernel::CompiledKernel;
-use cubecl_server::validation::{validate_cube_dim, validate_units};
 
+use super::hip::hip_options;
+use super::lower::{shares_at_most, unless_it_panics};
 use super::server::Launch;
 use super::targets::{self, Target};
 
@@ -48,25 +48,9 @@ impl Compiled {
 /// Expands and compiles a kernel, and holds it against the limits of its target.
 pub(super) fn compile(target: Target, launch: &Launch) -> Result<Compiled, String> {
     let limits = target.properties();
-    let hardware = &limits.hardware;
-    validate_cube_dim(&limits, &launch.id).map_err(|error| error.to_string())?;
-    validate_units(&limits, &launch.id).map_err(|error| error.to_string())?;
-    let most: [u32; 3] = hardware.max_cube_count.into();
-    if launch.cubes.iter().zip(most).any(|(cubes, most)| *cubes > most) {
-        return Err(format!("{:?} cubes, at most {most:?}", launch.cubes));
-    }
-    if launch.buffers > hardware.max_bindings as usize {
-        return Err(format!("{} buffers, at most {}", launch.buffers, hardware.max_bindings));
-    }
-    let compiled = catch_unwind(AssertUnwindSafe(|| translate(target, launch)));
-    let compiled = compiled.map_err(|panic| match panic.downcast_ref::<String>() {
-        Some(message) => format!("the compiler panicked: {message}"),
-        None => "the compiler panicked".into(),
-    })??;
-    if compiled.shared > hardware.max_shared_memory_size {
-        let most = hardware.max_shared_memory_size;
-        return Err(format!("{} bytes of shared memory, at most {most}", compiled.shared));
-    }
+    launch.fits(&limits)?;
+    let compiled = unless_it_panics(|| translate(target, launch))?;
+    shares_at_most(compiled.shared, &limits)?;
     Ok(compiled)
 }
 
@@ -74,41 +58,31 @@ fn translate(target: Target, launch: &Launch) -> Result<Compiled, String> {
     match target {
         Target::Cuda(version) => {
             let options = targets::cuda_options(version);
-            let kernel = lower(launch, &mut CppCompiler::<Cuda>::default(), &options)?;
+            let kernel = launch.lower(&mut CppCompiler::<Cuda>::default(), &options)?;
             let shared = kernel.repr.as_ref().map_or(0, |kernel| kernel.shared_memory_size);
             Ok(Compiled::of(kernel, shared, None))
         }
         Target::Hip(name) => {
-            let options = targets::hip_options(name);
-            let kernel = lower(launch, &mut HipCompiler::new(HipBackend::Cpp), &options)?;
+            let options = hip_options(name);
+            let kernel = launch.lower(&mut HipCompiler::new(HipBackend::Cpp), &options)?;
             let shared = kernel.repr.as_ref().map_or(0, HipRepresentation::shared_memory_size);
             Ok(Compiled::of(kernel, shared, None))
         }
         Target::Wgsl => {
             let options = WgpuCompilationOptions::default();
-            let kernel = lower(launch, &mut WgslCompiler, &options)?;
+            let kernel = launch.lower(&mut WgslCompiler, &options)?;
             validate_wgsl(&kernel.source)?;
             let shared = kernel.repr.as_ref().map_or(0, |shader| shader.shared_memory_size);
             Ok(Compiled::of(kernel, shared, None))
         }
         Target::SpirV(driver) => {
             let options = targets::vulkan_options(driver);
-            let kernel = lower(launch, &mut SpirvCompiler, &options)?;
+            let kernel = launch.lower(&mut SpirvCompiler, &options)?;
             let shader = kernel.repr.as_ref().expect("a kernel that is compiled");
             let (shared, words) = (shader.shared_size, shader.assembled_module.clone());
             Ok(Compiled::of(kernel, shared, Some(Code::Words(words))))
         }
     }
-}
-
-fn lower<C: Compiler>(
-    launch: &Launch,
-    compiler: &mut C,
-    options: &C::CompilationOptions,
-) -> Result<CompiledKernel<C>, String> {
-    let definition = define_kernel(&*launch.kernel).map_err(|error| error.to_string())?;
-    CompiledKernel::compile(&*launch.kernel, definition, compiler, options)
-        .map_err(|error| error.to_string())
 }
 
 /// What wgpu does with WGSL before a driver gets it, on a device without extensions.

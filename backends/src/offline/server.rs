@@ -22,19 +22,21 @@ use cubecl_server::logging::ServerLogger;
 use cubecl_server::memory_management::ManagedMemoryHandle;
 use cubecl_server::storage::{ComputeStorage, ManagedResource, StorageHandle, StorageId};
 
-use super::targets::Target;
+use super::{Described, Rows};
 
 /// What was launched with one kernel.
-pub(super) struct Launch {
+#[expect(missing_debug_implementations, reason = "kernels have none")]
+pub struct Launch {
     /// Not yet expanded: that is done by whoever compiles it.
-    pub(super) kernel: Box<dyn CubeKernel>,
-    pub(super) id: KernelId,
+    pub kernel: Box<dyn CubeKernel>,
+    /// What tells the kernel from others.
+    pub id: KernelId,
     /// The most cubes along each axis.
-    pub(super) cubes: [u32; 3],
+    pub cubes: [u32; 3],
     /// Buffers that it takes, that of its scalars not counted.
-    pub(super) buffers: usize,
+    pub buffers: usize,
     /// How often it was launched.
-    pub(super) count: usize,
+    pub count: usize,
 }
 
 /// Launches of one device, each kernel once.
@@ -55,14 +57,14 @@ impl std::fmt::Debug for Keeper {
 }
 
 impl OfflineServer {
-    pub(super) fn new(device: DeviceId, target: &Target, launches: Launches) -> Self {
-        let properties = target.properties();
-        let layout = target.layout(properties.memory.alignment as usize);
+    pub(super) fn new(device: DeviceId, described: Described, launches: Launches) -> Self {
+        let Described { name, properties, mma, rows, .. } = described;
+        let layout = Layout::of(rows, properties.memory.alignment as usize);
         let (utilities, _) = ServerUtilities::init(
             ServiceId::of::<Self>(device),
-            target.name(),
+            name,
             properties,
-            target.mma(),
+            mma,
             Arc::new(ServerLogger::default()),
             layout,
         );
@@ -70,10 +72,18 @@ impl OfflineServer {
     }
 }
 
-/// How CubeCL lays out the rows of new tensors.
-pub(super) enum Layout {
+enum Layout {
     Pitched(PitchedMemoryLayoutPolicy),
     Contiguous(ContiguousMemoryLayoutPolicy),
+}
+
+impl Layout {
+    fn of(rows: Rows, alignment: usize) -> Self {
+        match rows {
+            Rows::Pitched => Layout::Pitched(PitchedMemoryLayoutPolicy::new(alignment)),
+            Rows::Contiguous => Layout::Contiguous(ContiguousMemoryLayoutPolicy::new(alignment)),
+        }
+    }
 }
 
 impl MemoryLayoutPolicy for Layout {

@@ -2,26 +2,22 @@
 
 use cubecl::WgpuCompilationOptions;
 use cubecl::cuda::CudaRuntime;
-use cubecl::hip::{HipCompilationOptions, HipRuntime};
-use cubecl::ir::amd::GfxArch;
 use cubecl::ir::features::{AtomicUsage, EnumSet, Plane, Tma, TypeUsage};
 use cubecl::ir::{
-    AddressType, DeviceIdentity, DeviceProperties, ElemType, FloatKind, HardwareProperties,
-    IntKind, MemoryDeviceProperties, OpaqueType, TargetProperties, Type, UIntKind,
+    AddressType, DeviceProperties, ElemType, FloatKind, HardwareProperties, IntKind, OpaqueType,
+    TargetProperties, Type, UIntKind,
 };
-use cubecl::profile::TimingMethod;
 use cubecl_cpp::cuda::arch::CudaArchitecture;
 use cubecl_cpp::cuda::mma::CudaCmmaCompiler;
-use cubecl_cpp::hip::mma::HipCmmaCompiler;
 use cubecl_cpp::shared::{
     CompilationOptions, CppSupportedFeatures, register_mma_features, register_scaled_mma_features,
     register_wmma_features,
 };
-use cubecl_cpp::{cuda, hip, register_supported_types};
-use cubecl_server::allocator::{ContiguousMemoryLayoutPolicy, PitchedMemoryLayoutPolicy};
+use cubecl_cpp::{cuda, register_supported_types};
 use cubecl_server::runtime::Runtime;
 
-use super::server::Layout;
+use super::described::{self, Described, Rows, hardware};
+use super::hip::hip_device;
 
 /// A device kernels are compiled for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -69,31 +65,26 @@ impl Target {
         }
     }
 
-    /// How the target multiplies matrices.
-    pub(super) fn mma(self) -> TargetProperties {
-        match self {
-            Target::Cuda(_) => CudaRuntime::target_properties(),
-            Target::Hip(_) => HipRuntime::target_properties(),
-            Target::Wgsl | Target::SpirV(_) => TargetProperties::default(),
-        }
-    }
-
-    pub(super) fn layout(self, alignment: usize) -> Layout {
-        match self {
-            Target::Cuda(_) | Target::Hip(_) => {
-                Layout::Pitched(PitchedMemoryLayoutPolicy::new(alignment))
-            }
-            _ => Layout::Contiguous(ContiguousMemoryLayoutPolicy::new(alignment)),
-        }
-    }
-
     pub(super) fn properties(self) -> DeviceProperties {
-        match self {
-            Target::Cuda(version) => cuda_properties(&architecture(version)),
-            Target::Hip(name) => hip_properties(&GfxArch::parse(name)),
-            Target::Wgsl => wgsl_properties(),
-            Target::SpirV(driver) => vulkan_properties(driver),
-        }
+        Described::from(self).properties
+    }
+}
+
+impl From<Target> for Described {
+    fn from(target: Target) -> Self {
+        let (properties, mma, rows) = match target {
+            Target::Hip(name) => return hip_device(name),
+            Target::Cuda(version) => {
+                let properties = cuda_properties(&architecture(version));
+                (properties, CudaRuntime::target_properties(), Rows::Pitched)
+            }
+            Target::Wgsl => (wgsl_properties(), TargetProperties::default(), Rows::Contiguous),
+            Target::SpirV(driver) => {
+                (vulkan_properties(driver), TargetProperties::default(), Rows::Contiguous)
+            }
+        };
+        let thorough = target == Target::Cuda(90);
+        Described { name: target.name(), properties, mma, rows, thorough }
     }
 }
 
@@ -114,20 +105,6 @@ pub(super) fn cuda_options(version: u32) -> CompilationOptions {
             dp4a: true,
         },
         amd_wmma: None,
-    }
-}
-
-/// How cubecl-hip asks for C++ and for LLVM.
-pub(super) fn hip_options(name: &str) -> HipCompilationOptions {
-    let gfx = GfxArch::parse(name);
-    let plane = gfx.plane_dim().expect("an architecture that CubeCL knows");
-    HipCompilationOptions {
-        cpp: CompilationOptions {
-            warp_size: plane as usize,
-            supports_features: CppSupportedFeatures { fast_math: true, ..Default::default() },
-            amd_wmma: gfx.wmma(),
-        },
-        arch: Some(gfx),
     }
 }
 
@@ -153,42 +130,6 @@ fn float(kind: FloatKind) -> ElemType {
     ElemType::Float(kind)
 }
 
-fn hardware() -> HardwareProperties {
-    HardwareProperties {
-        load_width: 128,
-        vector_register_count: None,
-        plane_size_min: 32,
-        plane_size_max: 32,
-        max_bindings: 1024,
-        max_shared_memory_size: 64 << 10,
-        max_cube_count: (i32::MAX as u32, 65_535, 65_535),
-        max_units_per_cube: 1024,
-        max_cube_dim: (1024, 1024, 64),
-        num_streaming_multiprocessors: None,
-        num_cpu_cores: None,
-        last_level_cache_size: None,
-        num_tensor_cores: None,
-        min_tensor_cores_dim: None,
-        max_vector_size: usize::MAX,
-        cube_mma_reserved_shared_memory: 0,
-    }
-}
-
-fn described(
-    name: &str,
-    memory: u64,
-    alignment: u64,
-    hardware: HardwareProperties,
-) -> DeviceProperties {
-    DeviceProperties::new(
-        Default::default(),
-        MemoryDeviceProperties::new(memory / 4, alignment).with_max_memory(memory),
-        hardware,
-        TimingMethod::Device,
-        DeviceIdentity { name: name.into(), fingerprint: name.into(), physical: None },
-    )
-}
-
 /// What cubecl-cuda registers from compute capability 8.9 on, short of Blackwell.
 fn cuda_properties(arch: &CudaArchitecture) -> DeviceProperties {
     let hopper = arch.version >= 90;
@@ -200,7 +141,7 @@ fn cuda_properties(arch: &CudaArchitecture) -> DeviceProperties {
         ..hardware()
     };
     let memory = if hopper { 80 << 30 } else { 48 << 30 };
-    let mut device = described("cuda", memory, 512, hardware);
+    let mut device = described::properties("cuda", memory, 512, hardware);
     register_supported_types(&mut device);
     let adds = AtomicUsage::Add | AtomicUsage::LoadStore | AtomicUsage::Exchange;
     device.register_atomic_type_usage(Type::atomic(float(FloatKind::F64)), adds);
@@ -245,33 +186,6 @@ fn cuda_properties(arch: &CudaArchitecture) -> DeviceProperties {
     device
 }
 
-/// What cubecl-hip registers.
-fn hip_properties(gfx: &GfxArch) -> DeviceProperties {
-    let arch = gfx.family();
-    let plane = gfx.plane_dim().expect("an architecture that CubeCL knows");
-    let wmma = HipCmmaCompiler::RocWmma.supported_cmma_combinations(&arch);
-    let hardware = HardwareProperties {
-        plane_size_min: plane,
-        plane_size_max: plane,
-        max_cube_dim: (1024, 1024, 1024),
-        num_streaming_multiprocessors: Some(if plane == 64 { 304 } else { 48 }),
-        min_tensor_cores_dim: (!wmma.is_empty()).then_some(16),
-        ..hardware()
-    };
-    let memory = if plane == 64 { 192 << 30 } else { 24 << 30 };
-    let mut device = described("hip", memory, 256, hardware);
-    register_supported_types(&mut device);
-    device.features.memory_reinterpret = true;
-    device.features.alignment = true;
-    device.features.device_memory_scope = true;
-    device.features.plane.insert(Plane::Ops);
-    device.features.plane.insert(Plane::NonUniformControlFlow);
-    register_wmma_features(wmma, &mut device);
-    register_mma_features(hip::supported_mma_combinations(&arch), &mut device);
-    register_scaled_mma_features(hip::supported_scaled_mma_combinations(&arch), &mut device);
-    device
-}
-
 /// Types of 32 bits, atomic integers.
 fn register_words(device: &mut DeviceProperties, atomic: impl Into<EnumSet<AtomicUsage>>) {
     device.register_address_type(AddressType::U32);
@@ -299,7 +213,7 @@ fn wgsl_properties() -> DeviceProperties {
         max_vector_size: 4,
         ..hardware()
     };
-    let mut device = described("wgsl", 4 << 30, 256, hardware);
+    let mut device = described::properties("wgsl", 4 << 30, 256, hardware);
     register_words(&mut device, AtomicUsage::LoadStore | AtomicUsage::Exchange | AtomicUsage::Add);
     device.register_type_usage(float(FloatKind::Flex32), TypeUsage::all());
     for kind in [FloatKind::E4M3, FloatKind::E5M2, FloatKind::UE8M0] {
@@ -321,7 +235,7 @@ fn vulkan_properties(driver: Vulkan) -> DeviceProperties {
         max_vector_size: 4,
         ..hardware()
     };
-    let mut device = described("vulkan", 8 << 30, 256, hardware);
+    let mut device = described::properties("vulkan", 8 << 30, 256, hardware);
     register_words(&mut device, AtomicUsage::all());
     device.features.plane.insert(Plane::Sync);
     device.features.plane.insert(Plane::NonUniformControlFlow);

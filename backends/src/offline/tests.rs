@@ -14,9 +14,8 @@ use cubecl::prelude::*;
 use super::compile::{Code, Compiled, compile, has_spirv_val, validate_spirv};
 use super::nvrtc::{self, Resources};
 use super::rows::ROWS;
-use super::server::Launch;
 use super::targets::{TARGETS, Target};
-use super::{Offline, rows};
+use super::{Launch, Launched, Offline, rows};
 use crate::cube::{self, Abilities, decode_word, sum_of_lanes};
 
 /// Bytes of stack that a kernel may take which runs for every token: `ptxas` now and then keeps a
@@ -74,22 +73,12 @@ fn every_kernel_compiles_for_devices_that_are_not_here() {
 
 /// What rows launch on a target, each kernel once.
 fn launched(target: Target, rows: &[rows::Row]) -> Vec<Job> {
-    let device = Offline::new(target);
-    let mut jobs = HashMap::new();
-    for rows::Row { op, hot, launch } in rows {
-        for dtype in device.dtypes() {
-            for model in device.models(dtype) {
-                launch(&device, dtype, model);
-            }
-            let launches = device.take();
-            assert!(!launches.is_empty(), "{op} launches no kernel of ours on {}", target.name());
-            for launch in launches {
-                let job = Job { target, op, hot: *hot, dtype, launch };
-                jobs.entry(job.launch.id.clone()).or_insert(job);
-            }
-        }
-    }
-    jobs.into_values().collect()
+    let kernels = super::launched(&Offline::new(target), rows);
+    let job = |kernel| {
+        let Launched { op, hot, dtype, launch } = kernel;
+        Job { target, op, hot, dtype, launch }
+    };
+    kernels.into_iter().map(job).collect()
 }
 
 fn add(failures: &mut String, Job { target, op, dtype, launch, .. }: &Job, error: &str) {

@@ -75,7 +75,7 @@ impl RotaryTable {
     }
 
     /// A table that is there already, `cos` and `sin` of `[positions, rotary_dim / 2]`.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "offline"))]
     pub(crate) fn of(order: RopeOrder, cos: Tensor<2>, sin: Tensor<2>) -> Self {
         RotaryTable { order, cos, sin }
     }
