@@ -189,6 +189,8 @@ pub(crate) struct Abilities {
     pub(crate) multiprocessors: usize,
     /// Whether E4M3 is converted in hardware.
     pub(crate) e4m3: bool,
+    /// Whether planes of 32 multiply E4M3 codes, 16 rows of 32 by 8.
+    pub(crate) codes: bool,
     /// Whether planes multiply matrices of 16 x 16 bf16, and of f16, with sums in f32.
     pub(crate) matrices: [bool; 2],
 }
@@ -215,7 +217,17 @@ impl Abilities {
             units: hardware.max_units_per_cube as usize,
             multiprocessors: hardware.num_streaming_multiprocessors.unwrap_or(64) as usize,
             e4m3: properties.features.types.elem.contains_key(&e4m3),
+            codes: planes && least == 32 && {
+                let (a_type, b_type) = (e4m3, e4m3);
+                let cd_type = elem(DType::F32);
+                let config = MmaConfig { a_type, b_type, cd_type, m: 16, n: 8, k: 32 };
+                properties.features.matmul.mma.contains(&config)
+            },
             matrices: [DType::BF16, DType::F16].map(|dtype| {
+                // CubeCL 0.11.3 writes matrices of a type for bf16 that rocWMMA does not know.
+                if dtype == DType::BF16 && client.name() == "hip" {
+                    return false;
+                }
                 let config = MmaConfig {
                     a_type: elem(dtype),
                     b_type: elem(dtype),

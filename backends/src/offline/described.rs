@@ -8,7 +8,7 @@ use cubecl::profile::TimingMethod;
 /// A device, as ops and CubeCL see it.
 #[derive(Debug, Clone)]
 pub struct Described {
-    /// What tests and tables call it.
+    /// What CubeCL calls its runtime.
     pub name: &'static str,
     /// What it can do, and its limits.
     pub properties: DeviceProperties,

@@ -18,7 +18,7 @@ use super::described::{Described, Rows, hardware, properties};
 /// cubecl-hip takes away of its features what those do not have.
 pub fn hip_device(name: &'static str) -> Described {
     Described {
-        name,
+        name: "hip",
         properties: hip_properties(&GfxArch::parse(name)),
         mma: HipRuntime::target_properties(),
         rows: Rows::Pitched,

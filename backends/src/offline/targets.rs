@@ -72,19 +72,18 @@ impl Target {
 
 impl From<Target> for Described {
     fn from(target: Target) -> Self {
-        let (properties, mma, rows) = match target {
+        let thorough = target == Target::Cuda(90);
+        let (properties, mma) = match target {
             Target::Hip(name) => return hip_device(name),
             Target::Cuda(version) => {
                 let properties = cuda_properties(&architecture(version));
-                (properties, CudaRuntime::target_properties(), Rows::Pitched)
+                let mma = CudaRuntime::target_properties();
+                return Described { name: "cuda", properties, mma, rows: Rows::Pitched, thorough };
             }
-            Target::Wgsl => (wgsl_properties(), TargetProperties::default(), Rows::Contiguous),
-            Target::SpirV(driver) => {
-                (vulkan_properties(driver), TargetProperties::default(), Rows::Contiguous)
-            }
+            Target::Wgsl => (wgsl_properties(), TargetProperties::default()),
+            Target::SpirV(driver) => (vulkan_properties(driver), TargetProperties::default()),
         };
-        let thorough = target == Target::Cuda(90);
-        Described { name: target.name(), properties, mma, rows, thorough }
+        Described { name: "wgpu", properties, mma, rows: Rows::Contiguous, thorough }
     }
 }
 

@@ -62,12 +62,18 @@ fn on_gpu(op: &str, abilities: crate::cube::Abilities, dtype: DType) -> (Path, S
         true => "many tokens on matrix units of 16 x 16 x 16",
         false => "many tokens in plain tiles",
     };
+    let with_codes = match abilities.codes {
+        true => ", codes with codes on matrix units of 16 x 8 x 32",
+        false => "",
+    };
     match op {
         "linear" => (
             Path::KernelForFew,
-            format!("{sums}, {codes}; past 16 tokens the product of matrices that Burn tunes"),
+            format!(
+                "{sums}, {codes}; past 16 tokens the product of matrices that Burn tunes{with_codes}"
+            ),
         ),
-        "moe_experts" => (Path::Kernel, format!("{sums}, {codes}; {matrices}")),
+        "moe_experts" => (Path::Kernel, format!("{sums}, {codes}; {matrices}{with_codes}")),
         "embedding" | "swiglu" => (Path::Kernel, "a unit for each vector".to_owned()),
         _ => (Path::Kernel, sums),
     }

@@ -1,3 +1,5 @@
+#![expect(clippy::collapsible_if, reason = "what is constant decides first, when it compiles")]
+
 use cubecl::ir::ElemType;
 use cubecl::prelude::*;
 

@@ -4,6 +4,7 @@ use burn::tensor::{DType, Tensor};
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
+use super::codes::{CodeTiles, ROWS, UNITS, codes_kernel};
 use super::kernel::{Few, expand_kernel, few_tokens_kernel};
 use super::reference;
 use crate::cube::{self, Abilities, MatrixBuffers, OnTheWay, RowLayout};
@@ -55,9 +56,22 @@ fn padded(x: Tensor<2>, weight: &Weight) -> Tensor<2> {
     }
 }
 
-/// For many tokens, the products of matrices that Burn tunes for the device; FP8 is expanded first.
-/// Activations take the dtype of a dense weight that is wider, which is the router's.
+/// For many tokens: codes with codes on units for FP8, else the products of matrices that Burn tunes
+/// for the device, with FP8 expanded first. Activations take the dtype of a dense weight that is wider,
+/// which is the router's.
 fn many(x: Tensor<2>, weight: &Weight, bias: Option<Tensor<1>>, dtype: DType) -> Tensor<2> {
+    if let Weight::Fp8(matrix) = weight {
+        let x = cube::floats(x.clone());
+        let abilities = Abilities::of(&x.client);
+        let buffers = MatrixBuffers::of_codes(matrix, abilities);
+        if multiplies_codes(&buffers, matrix.activations(), abilities) {
+            let (words, scales) = quantise_fp8::launch::codes(&x);
+            let [tokens, _] = cube::dims(&words);
+            let out = cube::empty(&x, [tokens, buffers.rows], dtype);
+            codes(&words, &scales, &buffers, None, &out);
+            return reference::add(cube::tensor(out), bias.map(|bias| bias.cast(dtype)));
+        }
+    }
     let wanted = match weight {
         Weight::Dense(weight) if weight.dtype().size() > x.dtype().size() => weight.dtype(),
         _ => x.dtype(),
@@ -84,6 +98,77 @@ fn many(x: Tensor<2>, weight: &Weight, bias: Option<Tensor<1>>, dtype: DType) ->
         }
     };
     reference::add(y.cast(dtype), bias.map(|bias| bias.cast(dtype)))
+}
+
+/// Whether activations are multiplied as codes with a weight.
+pub(crate) fn multiplies_codes(
+    weight: &MatrixBuffers,
+    activations: Activations,
+    abilities: Abilities,
+) -> bool {
+    abilities.codes && activations == Activations::PerToken && weight.layout.has_row_scales()
+}
+
+/// Places in the order of experts, and the tiles that they make.
+#[derive(Debug)]
+pub(crate) struct OrderedPlaces<'a> {
+    pub(crate) order: &'a CubeTensor,
+    /// `[tiles, 3]`: expert, first place and places, at most 64.
+    pub(crate) items: &'a CubeTensor,
+    /// Experts of the weight.
+    pub(crate) experts: std::ops::Range<usize>,
+    /// Places of a row of `x`.
+    pub(crate) choices: usize,
+}
+
+/// `out[place] = weight · x[place / choices]`, `x [tokens, words]` of codes and `x_scales [tokens]`.
+pub(crate) fn codes(
+    x: &CubeTensor,
+    x_scales: &CubeTensor,
+    weight: &MatrixBuffers,
+    places: Option<&OrderedPlaces<'_>>,
+    out: &CubeTensor,
+) {
+    let [_, words] = cube::dims(x);
+    let [count, rows] = cube::dims(out);
+    let stride = weight.layout.stride;
+    let size = cube::vector_size(size_of::<u32>(), &[words, stride]);
+    let tile = if places.is_some() || count <= 64 { 64 } else { 128 };
+    let experts = places.map_or(0..1, |places| places.experts.clone());
+    let tiles = CodeTiles {
+        words,
+        stride,
+        scale_stride: weight.layout.scale_stride(),
+        rows,
+        places: tile,
+        ordered: places.is_some(),
+        first_expert: experts.start,
+        end_expert: experts.end,
+        choices: places.map_or(1, |places| places.choices),
+    };
+    let most = places.map_or(count.div_ceil(tile), |places| cube::dims::<2>(places.items)[0]);
+    let none = cube::empty(x, [1], DType::I32);
+    // SAFETY: rows and places past the last ones are zeros and not written, and no word past a row's
+    // end is read.
+    unsafe {
+        codes_kernel::launch_unchecked(
+            &x.client,
+            CubeCount::Static(rows.div_ceil(ROWS) as u32, most as u32, 1),
+            CubeDim::new_1d(UNITS as u32),
+            weight.address_type().max(out.required_address_type()),
+            size,
+            x.clone().into_buffer_arg(),
+            weight.elements.clone().into_buffer_arg(),
+            weight.scales.clone().expect("scales of codes").into_buffer_arg(),
+            x_scales.clone().into_buffer_arg(),
+            places.map_or(&none, |places| places.order).clone().into_buffer_arg(),
+            places.map_or(&none, |places| places.items).clone().into_buffer_arg(),
+            out.clone().into_buffer_arg(),
+            count as u32,
+            tiles,
+            cube::elem(out.dtype),
+        );
+    }
 }
 
 /// A norm that is taken on the way into a product.

@@ -1,6 +1,8 @@
 //! Projection by a weight matrix.
 
 pub(super) mod cases;
+#[cfg(feature = "cube")]
+mod codes;
 #[cfg(feature = "cpu")]
 mod cpu;
 #[cfg(feature = "cube")]

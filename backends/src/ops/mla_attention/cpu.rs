@@ -48,8 +48,8 @@ mod tests {
         let (heads, nope, rope, value, latent, page_size) = (10, 12, 6, 20, 28, 8);
         let case = PagedCase::new(&sequences, page_size, &device);
         for format in [kv_format::F32, kv_format::BF16, kv_format::F16, kv_format::FP8] {
-            let format = kv_format::on(format, &device);
             let mut inputs = Inputs::new(7, &device);
+            let format = inputs.kv_format(format);
             let spec = KvSpec::Mla { layers: 1, latent, rope, page_size };
             let mut pool = KvPool::new(spec, case.pages, format, &device);
             let rows = case.slots.dims()[0];

@@ -27,6 +27,7 @@ pub(crate) const KERNEL: Kernel = Kernel {
         Case { label: "routed", shape: &[9, 64, 48, 12, 3, 12, ROUTED], seed: 15 },
         Case { label: "routed_16", shape: &[16, 64, 48, 5, 4, 5, ROUTED], seed: 16 },
         Case { label: "w8a8_prefill", shape: &[24, 64, 48, 8, 3, 8, W8A8], seed: 14 },
+        Case { label: "w8a8_one_expert", shape: &[150, 68, 44, 3, 1, 2, W8A8], seed: 17 },
     ],
     tolerance: 1e-4,
     run: |case, inputs| {

@@ -9,9 +9,9 @@ use super::kernel::{Few, Grouping, ITEM, down_kernel, gate_up_kernel, group_kern
 use super::tiles::{TILE, Tiles, combine_kernel, tiles_kernel};
 use crate::cube::{self, Abilities, MatrixBuffers, OnTheWay, RowLayout};
 use crate::fp8::{Activations, CODES_PER_WORD};
-use crate::ops::linear::launch::NormBuffers;
+use crate::ops::linear::launch::{NormBuffers, OrderedPlaces, codes, multiplies_codes};
 use crate::ops::moe_route::places_of_item;
-use crate::ops::quantise_fp8::launch::quantised;
+use crate::ops::quantise_fp8::launch::{self as quantise, quantised};
 use crate::ops::{Routed, swiglu};
 use crate::weight::Weight;
 
@@ -109,7 +109,6 @@ pub(super) fn group(chosen: &CubeTensor, experts: usize, tile: usize) -> Grouped
 
 /// `x [tokens, hidden]`, `chosen` and `factors` `[tokens, choices]` → `[tokens, hidden]`, in f32 where
 /// the experts are in several buffers.
-#[expect(clippy::too_many_arguments, reason = "the buffers of two kernels")]
 pub(super) fn few(
     x: &CubeTensor,
     norm: Option<&NormBuffers>,
@@ -231,17 +230,24 @@ pub(super) fn many(
     let experts: usize = groups.iter().map(|group| group.experts).sum();
     let grouped = group(chosen, experts, TILE);
 
-    let (x, x_scales) = quantised(x, activations);
-    let both =
-        cube::empty(&x, [tokens * choices, groups[0].gate_up.rows / groups[0].experts], x.dtype);
-    multiply(&x, x_scales.as_ref(), &grouped, groups, |group| &group.gate_up, choices, &both);
-    let act = swiglu::launch::joint(&both);
-    let (act, act_scales) = quantised(&act, activations);
-    let [_, hidden] = cube::dims(&x);
-    let y = cube::empty(&x, [tokens * choices, hidden], x.dtype);
-    multiply(&act, act_scales.as_ref(), &grouped, groups, |group| &group.down, 1, &y);
+    let [_, hidden] = cube::dims(x);
+    let gate_up_rows = groups[0].gate_up.rows / groups[0].experts;
+    let both = cube::empty(x, [tokens * choices, gate_up_rows], x.dtype);
+    let y = cube::empty(x, [tokens * choices, hidden], x.dtype);
+    if multiplies_codes(&groups[0].gate_up, activations, abilities) {
+        let (words, scales) = quantise::codes(x);
+        let gate_up = |group: &Buffers| group.gate_up.clone();
+        multiply_codes(&words, &scales, &grouped, groups, gate_up, choices, &both);
+        let (words, scales) = quantise::codes(&swiglu::launch::joint(&both));
+        multiply_codes(&words, &scales, &grouped, groups, |group| group.down.clone(), 1, &y);
+    } else {
+        let (x, x_scales) = quantised(x, activations);
+        multiply(&x, x_scales.as_ref(), &grouped, groups, |group| &group.gate_up, choices, &both);
+        let (act, act_scales) = quantised(&swiglu::launch::joint(&both), activations);
+        multiply(&act, act_scales.as_ref(), &grouped, groups, |group| &group.down, 1, &y);
+    }
 
-    let out = cube::empty(&x, [tokens, hidden], x.dtype);
+    let out = cube::empty(x, [tokens, hidden], x.dtype);
     let size = cube::vector_size(x.dtype.size(), &[hidden]);
     let units = 256.min(abilities.units);
     // SAFETY: units past the last vector do nothing, and places that no expert took are not read.
@@ -264,6 +270,26 @@ pub(super) fn many(
         );
     }
     out
+}
+
+/// [`multiply`] of codes.
+fn multiply_codes(
+    words: &CubeTensor,
+    scales: &CubeTensor,
+    grouped: &Grouped,
+    groups: &[Buffers],
+    matrix: fn(&Buffers) -> MatrixBuffers,
+    choices: usize,
+    out: &CubeTensor,
+) {
+    let mut first_expert = 0;
+    for group in groups {
+        let experts = first_expert..first_expert + group.experts;
+        first_expert = experts.end;
+        let (order, items) = (&grouped.order, &grouped.items);
+        let places = OrderedPlaces { order, items, experts, choices };
+        codes(words, scales, &matrix(group), Some(&places), out);
+    }
 }
 
 /// `out[place] = matrix of its expert · x[place / choices]`

@@ -378,7 +378,7 @@ mod tests {
             seed: u64,
         ) {
             let shape = [kv_heads * group, kv_heads, head_dim, page_size];
-            let format = kv_format::on(format, &Device::flex());
+            let format = Inputs::new(0, &Device::flex()).kv_format(format);
             let [got, want] = attended(&sequences, shape, format, seed);
             prop_assert_eq!(got.len(), want.len());
             for (got, want) in got.iter().zip(&want) {
@@ -391,7 +391,7 @@ mod tests {
     #[test]
     fn what_shares_the_step_does_not_change_a_bit() {
         for format in [kv_format::F32, kv_format::FP8] {
-            let format = kv_format::on(format, &Device::flex());
+            let format = Inputs::new(0, &Device::flex()).kv_format(format);
             let shape = [12, 2, 24, 8];
             let run = |sequences: &[[usize; 2]]| attended(sequences, shape, format, 5)[0].clone();
             let alone = run(&[[70, 9]]);

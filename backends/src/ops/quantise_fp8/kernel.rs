@@ -2,12 +2,13 @@ use cubecl::ir::ElemType;
 use cubecl::prelude::*;
 
 use super::reference::LEAST_SCALE;
-use crate::cube::max_of_lanes;
+use crate::cube::{encode_code, max_of_lanes};
 use crate::fp8::MAX;
 
-/// A cube for each row and group of columns.
+/// A cube for each row and group of columns. `packs` where codes are wanted, four in a word, and a
+/// group is a row.
 #[cube(launch_unchecked, address_type = "dynamic")]
-pub(super) fn quantise_kernel<F: Float, O: Float>(
+pub(super) fn quantise_kernel<F: Float, O: Numeric>(
     x: &[F],
     values: &mut [O],
     scales: &mut [f32],
@@ -16,6 +17,7 @@ pub(super) fn quantise_kernel<F: Float, O: Float>(
     #[comptime] group: usize,
     #[comptime] units: usize,
     #[comptime] plane: usize,
+    #[comptime] packs: bool,
     #[define(F, O)] _dtypes: [ElemType; 2],
 ) {
     let groups = comptime![width.div_ceil(group)];
@@ -41,11 +43,30 @@ pub(super) fn quantise_kernel<F: Float, O: Float>(
     if unit == 0 {
         scales[place] = scale;
     }
-    for step in 0..comptime![group.div_ceil(units)] {
-        let index = step * units + unit;
-        if index < group && first + index < width {
-            let value = f32::cast_from(x[start + index]) / scale;
-            values[start + index] = O::cast_from(nearest(value));
+    if comptime![packs] {
+        let words = comptime![width.div_ceil(4)];
+        for step in 0..comptime![words.div_ceil(units)] {
+            let index = step * units + unit;
+            if index < words {
+                let mut word = 0u32;
+                #[unroll]
+                for part in 0..4usize {
+                    let column = index * 4 + part;
+                    if column < width {
+                        let value = f32::cast_from(x[start + column]) / scale;
+                        word |= encode_code(value) << comptime![8 * part as u32];
+                    }
+                }
+                values[row * words + index] = O::cast_from(word);
+            }
+        }
+    } else {
+        for step in 0..comptime![group.div_ceil(units)] {
+            let index = step * units + unit;
+            if index < group && first + index < width {
+                let value = f32::cast_from(x[start + index]) / scale;
+                values[start + index] = O::cast_from(nearest(value));
+            }
         }
     }
 }

@@ -10,16 +10,23 @@ use crate::cube::{self, Abilities};
 use crate::fp8::Activations;
 
 pub(super) fn quantise_fp8(x: Tensor<2>, group: usize) -> Fp8Activations {
-    let (values, scales) = launch(&cube::floats(x), group, DType::F32);
+    let (values, scales) = launch(&cube::floats(x), group, DType::F32, false);
     Fp8Activations { values: cube::tensor(values), scales: cube::tensor(scales), group }
 }
 
-/// `x [rows, width]` → values in `dtype`, which holds all of E4M3, and scales `[rows, groups]`.
-pub(crate) fn launch(x: &CubeTensor, group: usize, dtype: DType) -> (CubeTensor, CubeTensor) {
+/// `x [rows, width]` → words of four codes `[rows, ⌈width / 4⌉]`, and a scale for each row.
+pub(crate) fn codes(x: &CubeTensor) -> (CubeTensor, CubeTensor) {
+    let [_, width] = cube::dims(x);
+    launch(x, width, DType::U32, true)
+}
+
+/// `x [rows, width]` → values in `dtype`, which holds all of E4M3, or packed codes, and scales
+/// `[rows, groups]`.
+fn launch(x: &CubeTensor, group: usize, dtype: DType, packs: bool) -> (CubeTensor, CubeTensor) {
     let abilities = Abilities::of(&x.client);
     let [rows, width] = cube::dims(x);
     let groups = width.div_ceil(group);
-    let values = cube::empty(x, [rows, width], dtype);
+    let values = cube::empty(x, [rows, if packs { width.div_ceil(4) } else { width }], dtype);
     let scales = cube::empty(x, [rows, groups], DType::F32);
     let least = abilities.plane.unwrap_or(32);
     let units = group.div_ceil(4).next_power_of_two().clamp(least, 256.min(abilities.units));
@@ -38,6 +45,7 @@ pub(crate) fn launch(x: &CubeTensor, group: usize, dtype: DType) -> (CubeTensor,
             group,
             units,
             abilities.plane_size(),
+            packs,
             [cube::elem(x.dtype), cube::elem(dtype)],
         );
     }
@@ -54,7 +62,7 @@ pub(crate) fn quantised(
     match activations {
         Activations::Float => (x.clone(), None),
         Activations::PerToken => {
-            let (values, scales) = launch(x, width, x.dtype);
+            let (values, scales) = launch(x, width, x.dtype, false);
             (values, Some(scales))
         }
         Activations::PerGroup(group) => {
