@@ -20,11 +20,13 @@ struct Index {
     unsigned x, y, z;
 };
 
-// How often elements of a buffer were touched, and which.
+// What blocks read and write of a buffer. A granule is eight bytes.
 struct Counter {
-    unsigned long long touches;
-    unsigned char* seen;
-    size_t length;
+    // Each granule once for each block, and once for all blocks.
+    unsigned long long fetched, unique;
+    // The last block that touched a granule, counted from 1.
+    unsigned* blocks;
+    const char* base;
 };
 
 // What the driver gives to a kernel; `driver.cpp` fills it in.
@@ -37,8 +39,9 @@ struct Host {
     unsigned* turn;
     void (*sync_block)();
     void (*sync_warp)();
-    Counter* counters;
-    void (*grow)(Counter*, size_t);
+    // Of each parameter, where there are any.
+    Counter** counters;
+    unsigned block_number;
 };
 
 }  // namespace glm
@@ -61,13 +64,20 @@ struct Buffer {
     int place;
     template <class I>
     T& operator[](I index) const {
-        if (__builtin_expect(glm_host->counters != nullptr, 0)) {
-            Counter* counter = glm_host->counters + place;
-            if (size_t(index) >= counter->length) glm_host->grow(counter, size_t(index));
-            counter->touches += 1;
-            counter->seen[size_t(index)] = 1;
-        }
+        if (__builtin_expect(glm_host->counters != nullptr, 0)) count((char*)(data + index));
         return data[index];
+    }
+    void count(const char* element) const {
+        Counter* counter = glm_host->counters[place];
+        size_t first = size_t(element - counter->base) / 8;
+        size_t last = size_t(element + sizeof(T) - 1 - counter->base) / 8;
+        for (size_t granule = first; granule <= last; ++granule) {
+            unsigned& block = counter->blocks[granule];
+            if (block == glm_host->block_number) continue;
+            counter->fetched += 8;
+            if (block == 0) counter->unique += 8;
+            block = glm_host->block_number;
+        }
     }
     T& operator*() const { return (*this)[0]; }
     explicit operator T*() const { return data; }

@@ -3,9 +3,11 @@
 // Signatures are those of the CUDA driver API, of the calls that CubeCL and glm make.
 //
 // GLM_EMULATOR_COUNTS names a file that gets a line for each launch: the kernel, and for each of its
-// buffers `const|mut touches bytes unique_bytes`.
+// buffers `const|mut fetched unique`: bytes that blocks touched, counted once for each block and once
+// for all of them. Of parameters that begin at the same address, the first has the count of all.
 
 #include <dlfcn.h>
+#include <sys/mman.h>
 
 #include <chrono>
 #include <string>
@@ -19,6 +21,8 @@ typedef int Result;
 typedef unsigned long long Pointer;
 
 namespace {
+
+const size_t MEMORY = size_t(16) << 30;
 
 const Result SUCCESS = 0, INVALID = 1, NO_MEMORY = 2, NOT_FOUND = 500, NOT_SUPPORTED = 801;
 
@@ -65,34 +69,58 @@ Stream default_stream;
 
 Stream& stream_of(void* stream) { return stream ? *(Stream*)stream : default_stream; }
 
-void count(const Function& function, const std::vector<Counter>& counters) {
-    static FILE* file = std::fopen(std::getenv("GLM_EMULATOR_COUNTS"), "a");
-    if (!file) return;
-    std::fprintf(file, "%s", function.name.c_str());
-    for (int place = 0; place < function.parameters.count; ++place) {
-        const Counter& counter = counters[place];
-        size_t size = function.parameters.elements[place], unique = 0;
-        if (size == 0) continue;
-        for (size_t index = 0; index < counter.length; ++index) unique += counter.seen[index];
-        std::fprintf(file, " %s %llu %zu %zu", function.constant[place] ? "const" : "mut",
-                     counter.touches, size_t(counter.touches) * size, unique * size);
-        std::free(counter.seen);
+// A buffer of CubeCL is at most a quarter of the device's memory.
+const size_t BLOCKS = (MEMORY / 4 / 8) * sizeof(unsigned);
+
+// Counters of a launch, one for all parameters that begin at the same address.
+struct Counters {
+    std::vector<Counter*> places;
+
+    explicit Counters(const Launch& launch) {
+        for (const auto& arg : launch.args) {
+            const char* base = *(const char* const*)arg.data();
+            Counter* counter = nullptr;
+            for (Counter* known : places)
+                if (known->base == base) counter = known;
+            places.push_back(counter ? counter : new Counter{0, 0, blocks(), base});
+        }
     }
-    std::fprintf(file, "\n");
-    std::fflush(file);
-}
+    static unsigned* blocks() {
+        void* place = mmap(nullptr, BLOCKS, PROT_READ | PROT_WRITE,
+                           MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        if (place == MAP_FAILED) std::abort();
+        return (unsigned*)place;
+    }
+    void write(const Function& function) {
+        static FILE* file = std::fopen(std::getenv("GLM_EMULATOR_COUNTS"), "a");
+        if (!file) std::abort();
+        std::fprintf(file, "%s", function.name.c_str());
+        for (size_t place = 0; place < places.size(); ++place) {
+            Counter& counter = *places[place];
+            if (function.parameters.elements[place] == 0) continue;
+            std::fprintf(file, " %s %llu %llu", function.constant[place] ? "const" : "mut",
+                         counter.fetched, counter.unique);
+            counter.fetched = counter.unique = 0;
+            if (counter.blocks) munmap(counter.blocks, BLOCKS);
+            counter.blocks = nullptr;
+        }
+        std::fprintf(file, "\n");
+        std::fflush(file);
+    }
+};
 
 void run(const Launch& launch) {
     Blocks& blocks = Blocks::get();
     std::vector<char> shared(launch.shared + 512);
     std::vector<void*> args;
     for (const auto& arg : launch.args) args.push_back((void*)arg.data());
-    std::vector<Counter> counters;
-    if (std::getenv("GLM_EMULATOR_COUNTS")) counters.resize(launch.function->parameters.count);
+    std::vector<Counters> counters;
+    if (std::getenv("GLM_EMULATOR_COUNTS")) counters.emplace_back(launch);
     blocks.host.threads = launch.threads;
     blocks.host.blocks = launch.blocks;
     blocks.host.shared = (char*)(((uintptr_t)shared.data() + 511) & ~uintptr_t(511));
-    blocks.host.counters = counters.empty() ? nullptr : counters.data();
+    blocks.host.counters = counters.empty() ? nullptr : counters[0].places.data();
+    blocks.host.block_number = 0;
     blocks.kernel = launch.function->call;
     blocks.args = args.data();
     *launch.function->host = &blocks.host;
@@ -100,11 +128,12 @@ void run(const Launch& launch) {
         for (unsigned y = 0; y < launch.blocks.y; ++y)
             for (unsigned x = 0; x < launch.blocks.x; ++x) {
                 blocks.host.block = {x, y, z};
+                blocks.host.block_number += 1;
                 // What nobody wrote is NaN.
                 std::memset(shared.data(), 0xff, shared.size());
                 blocks.run();
             }
-    if (!counters.empty()) count(*launch.function, counters);
+    if (!counters.empty()) counters[0].write(*launch.function);
 }
 
 void run(const Node& node) {
@@ -152,9 +181,9 @@ Result cuDeviceGetName(char* name, int length, int) {
     std::snprintf(name, length, "emulated on the CPU");
     return SUCCESS;
 }
-Result cuDeviceTotalMem_v2(size_t* bytes, int) { return *bytes = size_t(16) << 30, SUCCESS; }
+Result cuDeviceTotalMem_v2(size_t* bytes, int) { return *bytes = MEMORY, SUCCESS; }
 Result cuMemGetInfo_v2(size_t* free, size_t* total) {
-    return *free = *total = size_t(16) << 30, SUCCESS;
+    return *free = *total = MEMORY, SUCCESS;
 }
 // An L40S, as far as anybody asks.
 Result cuDeviceGetAttribute(int* value, int attribute, int) {

@@ -17,9 +17,9 @@ struct Index {
 };
 
 struct Counter {
-    unsigned long long touches;
-    unsigned char* seen;
-    size_t length;
+    unsigned long long fetched, unique;
+    unsigned* blocks;
+    const char* base;
 };
 
 // As in `device.hpp`.
@@ -31,8 +31,8 @@ struct Host {
     unsigned* turn;
     void (*sync_block)();
     void (*sync_warp)();
-    Counter* counters;
-    void (*grow)(Counter*, size_t);
+    Counter** counters;
+    unsigned block_number;
 };
 
 extern "C" void glm_switch(void** save, void* load);
@@ -98,12 +98,6 @@ struct Blocks {
         }
         host.sync_block = [] { get().wait(AT_BLOCK); };
         host.sync_warp = [] { get().wait(AT_WARP); };
-        host.grow = [](Counter* counter, size_t index) {
-            size_t length = index + 1 + counter->length;
-            counter->seen = (unsigned char*)std::realloc(counter->seen, length);
-            std::memset(counter->seen + counter->length, 0, length - counter->length);
-            counter->length = length;
-        };
     }
 
     void run() {
