@@ -48,7 +48,7 @@ fn other_numerics_run_too() {
         let config = EngineConfig { fp8, quant, ..EngineConfig::default() };
         check(&file, "cpu", &config);
         if name == "GLM-4.7-Flash" {
-            check(&file, "gl", &config);
+            check(&file, oracle::gpu(), &config);
         }
     }
 }

@@ -95,8 +95,8 @@ fn fp8_activations_on_the_cpu_equal_the_references() {
 }
 
 #[test]
-fn fp8_activations_on_gl_equal_the_references() {
-    check_w8a8("gl", 1e-3);
+fn fp8_activations_on_a_gpu_equal_the_references() {
+    check_w8a8(oracle::gpu(), 1e-3);
 }
 
 /// Short prompts only: in a long one some code moves by one step, then an expert flips, and single
@@ -178,20 +178,20 @@ fn code_that_moves(
 #[test]
 fn conversations_with_float_activations() {
     check_conversations("cpu", Fp8Choice::W8a16, "weight_only", usize::MAX);
-    check_conversations("gl", Fp8Choice::W8a16, "weight_only", 2);
+    check_conversations(oracle::gpu(), Fp8Choice::W8a16, "weight_only", 2);
 }
 
 #[test]
 fn conversations_with_fp8_activations() {
     check_conversations("cpu", Fp8Choice::W8a8, "w8a8", usize::MAX);
-    check_conversations("gl", Fp8Choice::W8a8, "w8a8", 2);
+    check_conversations(oracle::gpu(), Fp8Choice::W8a8, "w8a8", 2);
 }
 
 #[test]
 #[ignore = "takes many minutes on a software GPU"]
-fn all_conversations_on_gl() {
-    check_conversations("gl", Fp8Choice::W8a16, "weight_only", usize::MAX);
-    check_conversations("gl", Fp8Choice::W8a8, "w8a8", usize::MAX);
+fn all_conversations_on_a_gpu() {
+    check_conversations(oracle::gpu(), Fp8Choice::W8a16, "weight_only", usize::MAX);
+    check_conversations(oracle::gpu(), Fp8Choice::W8a8, "w8a8", usize::MAX);
 }
 
 fn check_conversations(device: &str, fp8: Fp8Choice, recorded: &str, most: usize) {
@@ -209,7 +209,7 @@ fn check_conversations(device: &str, fp8: Fp8Choice, recorded: &str, most: usize
 /// m355-tiny-fp8 has f32 scales, so that quantising m355-tiny makes the very same weights.
 #[test]
 fn quantising_while_loading_makes_the_reference() {
-    for device in ["cpu", "gl"] {
+    for device in ["cpu", oracle::gpu()] {
         let _turn = oracle::turn(device);
         let Some(device) = oracle::device(device) else { continue };
         let (Some(original), Some(quantised)) =
@@ -262,7 +262,7 @@ fn quantising_with_other_scales_comes_near() {
 /// One linear layer in isolation, rows of zeros and tiny ones included: layer 0's query.
 #[test]
 fn one_layer_with_fp8_activations_equals_the_references() {
-    for device in ["cpu", "gl"] {
+    for device in ["cpu", oracle::gpu()] {
         let _turn = oracle::turn(device);
         let Some(device) = oracle::device(device) else { continue };
         for name in REFERENCES {

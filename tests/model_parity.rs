@@ -26,17 +26,17 @@ fn f32_on_the_cpu_equals_transformers() {
 
 /// One checkpoint of each kind, and short texts: a software GPU takes 100 ms a token.
 #[test]
-fn f32_on_gl_equals_transformers() {
+fn f32_on_a_gpu_equals_transformers() {
     for name in ["glm4_moe_tiny_groups", "air-tiny", "m355-tiny-fp8", "lite-tiny"] {
-        check_f32(name, "gl", 1e-3, 0.02, 6);
+        check_f32(name, oracle::gpu(), 1e-3, 0.02, 6);
     }
 }
 
 #[test]
 #[ignore = "takes a quarter of an hour on a software GPU"]
-fn f32_on_gl_equals_transformers_in_all() {
+fn f32_on_a_gpu_equals_transformers_in_all() {
     for name in FIXTURES.into_iter().chain(REFERENCES).chain(FP8_REFERENCES) {
-        check_f32(name, "gl", 1e-3, 0.02, usize::MAX);
+        check_f32(name, oracle::gpu(), 1e-3, 0.02, usize::MAX);
     }
 }
 
@@ -232,10 +232,10 @@ fn drafts_equal_the_references() {
 }
 
 #[test]
-fn drafts_on_gl_equal_the_references() {
+fn drafts_on_a_gpu_equal_the_references() {
     let folders = ["m355-tiny", "lite-tiny"].into_iter().filter_map(oracle::reference);
     for folder in folders.chain([oracle::fixture("glm4_moe_tiny").path().to_owned()]) {
-        check_drafts(&folder, "gl", 1e-3);
+        check_drafts(&folder, oracle::gpu(), 1e-3);
     }
 }
 

@@ -23,8 +23,8 @@ fn bf16_on_the_cpu() {
 }
 
 #[test]
-fn f32_on_gl() {
-    check("gl", DtypeChoice::F32, |_| true);
+fn f32_on_a_gpu() {
+    check(oracle::gpu(), DtypeChoice::F32, |_| true);
 }
 
 #[test]

@@ -13,6 +13,15 @@ use cubecl::client::{Client, Graph};
 #[cfg(feature = "cube")]
 use crate::cube;
 
+/// Kernels of ours that this process has launched so far, on all devices. What a recording runs
+/// again is not counted, and neither are Burn's kernels.
+pub fn launches() -> u64 {
+    #[cfg(feature = "cube")]
+    return cube::launches();
+    #[cfg(not(feature = "cube"))]
+    return 0;
+}
+
 /// Why a step could not be recorded, in one line.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]

@@ -56,6 +56,8 @@ pub struct Recording {
     pub replayed: u64,
     /// Why steps are no longer recorded, in one line.
     pub refused: Option<Arc<str>>,
+    /// Kernels that the layers of the last short step launched which was not replayed; 0 on the CPU.
+    pub launches: u64,
 }
 
 /// What steps of about the same size computed.

@@ -2,7 +2,7 @@
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
 use glm_backends::device::{self, OpenDevice};
 use glm_models::trace::{TensorRecord, Values};
@@ -46,11 +46,19 @@ pub(crate) fn device(name: &str) -> Option<OpenDevice> {
     }
 }
 
-/// To be held while OpenGL computes; nothing on other devices. It is the CPU that computes, and
-/// Burn times kernels against each other: several tests at once only slow and mislead it.
+/// The GPU of `GLM_TEST_DEVICE`, or OpenGL.
+#[expect(clippy::disallowed_methods, reason = "the device is chosen by the environment")]
+pub(crate) fn gpu() -> &'static str {
+    static NAME: LazyLock<String> =
+        LazyLock::new(|| std::env::var("GLM_TEST_DEVICE").unwrap_or_else(|_| "gl".into()));
+    &NAME
+}
+
+/// To be held while a GPU computes; nothing on the CPU. Where it is the CPU that computes for it, and
+/// Burn times kernels against each other, several tests at once only slow and mislead it.
 pub(crate) fn turn(device: &str) -> Option<MutexGuard<'static, ()>> {
     static TURN: Mutex<()> = Mutex::new(());
-    (device == "gl").then(|| TURN.lock().unwrap_or_else(PoisonError::into_inner))
+    (device != "cpu").then(|| TURN.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
 /// The checkpoint in `folder` on `device`.

@@ -13,6 +13,7 @@ mod rows;
 mod sums;
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use burn::backend::{
     BackendTensor, DispatchAutodiffContext, DispatchDevice, DispatchTensor, DispatchTensorKind,
@@ -36,6 +37,20 @@ pub(crate) use sums::*;
 /// Most tokens of a step in which reading weights is most of the work: rows of a weight are then read
 /// by lanes, once for all tokens, and not in tiles.
 pub(crate) const FEW_TOKENS: usize = 16;
+
+/// Launches of kernels of ours by this process.
+static LAUNCHES: AtomicU64 = AtomicU64::new(0);
+
+/// The client of a launch, which is counted.
+pub(crate) fn counted(client: &Client) -> &Client {
+    LAUNCHES.fetch_add(1, Ordering::Relaxed);
+    client
+}
+
+/// What was counted so far.
+pub(crate) fn launches() -> u64 {
+    LAUNCHES.load(Ordering::Relaxed)
+}
 
 /// Whether tensors of the device are CubeCL's.
 pub(crate) fn computes_on(device: &Device) -> bool {

@@ -29,6 +29,7 @@ Keys of each row of --json, null where it does not apply:
   device_idle_share           time in which there was work and the device had none
   drafts                      {drafted, accepted, acceptance}, by place
   replayed_steps              steps that ran as a recording; not_recorded says why none did
+  launches_per_step           kernels of the layers of a short step without a recording
 Tokens of latency's time to first token are those of --prompt-tokens; its bandwidth_share is
 that of the answer, its flop_share that of the prompt.";
 
@@ -82,6 +83,9 @@ pub(crate) struct BenchOutputArgs {
     /// Print one JSON object
     #[arg(long)]
     pub(crate) json: bool,
+    /// Also say how many kernels a step of few tokens launches where it is not a recording
+    #[arg(long)]
+    pub(crate) verbose: bool,
     /// Also draw the results
     #[arg(long, value_name = "FILE.svg")]
     pub(crate) plot: Option<PathBuf>,

@@ -80,7 +80,8 @@ impl Subject {
         ui::note("measuring a copy and a product of matrices");
         let speed = place.device.measure_speed(engine.dtype());
         let speed = speed.map_err(anyhow::Error::msg).context("the device does not compute")?;
-        let machine = Machine::new(&choice, &engine, &place.device, speed);
+        let layers = engine.files().config.num_hidden_layers();
+        let machine = Machine::new(&choice, &engine, &place.device, layers, speed);
         let tokens = engine.files().tokenizer.vocab_len().max(2);
         let prompts = Prompts::new(tokens, seed);
         Ok(Self { engine, device: place.device, machine, prompts })
@@ -119,6 +120,17 @@ fn show(report: &Report, output: &BenchOutputArgs, answering: Answering) -> Resu
     drop(answering);
     if let Some(path) = &output.plot {
         plot::write(&report.charts(), path)?;
+    }
+    if output.verbose {
+        let launches = report.rows.iter().filter_map(|row| row.stats.as_ref());
+        let launches = launches.map(|stats| stats.recording.launches).max().unwrap_or(0);
+        if let Some(machine) = report.machine.as_ref().filter(|_| launches > 0) {
+            let of_layer = launches as f64 / machine.layers as f64;
+            ui::note(format!(
+                "a step of few tokens launches {launches} kernels, {of_layer:.1} a layer, where it \
+                 is not a recording"
+            ));
+        }
     }
     let text = if output.json { report.json() } else { report.table() };
     ui::output(&text)?;

@@ -13,7 +13,6 @@ use burn::tensor::{Device, Tensor, TensorData};
 use glm_backends::kv::KvPool;
 use glm_models::forward::{BatchShape, ForwardBatch, SequenceInput};
 use glm_models::model::Model;
-use glm_models::trace::Trace;
 
 use crate::sampler::{Logprobs, Sampler};
 use crate::step::{Executor, Share, ShareResult, SlotState, StepPlan, StepResult, StepSeconds};
@@ -139,7 +138,7 @@ impl Runner {
         }
         let hidden = match self.config.record_steps {
             true => self.recorded.forward(&self.model, batch, &mut self.kv, &self.device),
-            false => self.model.forward(batch, &mut self.kv, &mut Trace::off()),
+            false => self.recorded.compute(&self.model, batch, &mut self.kv),
         };
         let clock = clock.lap(&mut seconds.forward);
 

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use burn::tensor::{Device, Tensor};
-use glm_backends::graph::{BufferId, Captured};
+use glm_backends::graph::{BufferId, Captured, launches};
 use glm_backends::kv::KvPool;
 use glm_models::forward::{BatchShape, ForwardBatch};
 use glm_models::model::Model;
@@ -25,6 +25,7 @@ pub(super) struct Recorded {
     refused: Option<Arc<str>>,
     recordings: u64,
     replays: u64,
+    launches: u64,
 }
 
 #[derive(Debug)]
@@ -45,15 +46,15 @@ impl Recorded {
     ) -> Tensor<2> {
         let shape = batch.shape();
         if shape.tokens > MOST_TOKENS || self.refused.is_some() {
-            return model.forward(batch, kv, &mut Trace::off());
+            return self.compute(model, batch, kv);
         }
         let inputs: Vec<BufferId> = batch.buffers().into_iter().chain(kv.buffers()).collect();
         match self.shapes.get(&shape) {
             None if self.shapes.len() < MOST_SHAPES => {
                 self.shapes.insert(shape, State::Seen);
-                return model.forward(batch, kv, &mut Trace::off());
+                return self.compute(model, batch, kv);
             }
-            None => return model.forward(batch, kv, &mut Trace::off()),
+            None => return self.compute(model, batch, kv),
             Some(State::Recorded(recorded)) => match recorded.replay(&inputs) {
                 Ok(Some(hidden)) => {
                     self.replays += 1;
@@ -96,12 +97,28 @@ impl Recorded {
     ) -> Tensor<2> {
         self.shapes.clear();
         self.refused = Some(why.into());
-        model.forward(batch, kv, &mut Trace::off())
+        self.compute(model, batch, kv)
+    }
+
+    /// The step without a recording.
+    pub(super) fn compute(
+        &mut self,
+        model: &Model,
+        batch: &ForwardBatch,
+        kv: &mut KvPool,
+    ) -> Tensor<2> {
+        let before = launches();
+        let hidden = model.forward(batch, kv, &mut Trace::off());
+        if batch.shape().tokens <= MOST_TOKENS {
+            self.launches = launches() - before;
+        }
+        hidden
     }
 
     /// What became of recordings until now.
     pub(super) fn report(&self) -> Recording {
         let (recorded, replayed) = (self.recordings, self.replays);
-        Recording { recorded, replayed, refused: self.refused.clone() }
+        let refused = self.refused.clone();
+        Recording { recorded, replayed, refused, launches: self.launches }
     }
 }

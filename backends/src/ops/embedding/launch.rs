@@ -21,7 +21,7 @@ pub(super) fn launch(table: &CubeTensor, ids: &CubeTensor) -> CubeTensor {
     // SAFETY: units past the last vector do nothing; ids are below the rows of the table.
     unsafe {
         embedding_kernel::launch_unchecked(
-            &table.client,
+            cube::counted(&table.client),
             cube::cubes((rows * width / size).div_ceil(units)),
             CubeDim::new_1d(units as u32),
             table.required_address_type(),

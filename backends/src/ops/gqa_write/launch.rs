@@ -70,7 +70,7 @@ pub(super) fn launch(
     // of the pages, and a head is written within its row.
     unsafe {
         gqa_write_kernel::launch_unchecked(
-            &qkv.client,
+            cube::counted(&qkv.client),
             cube::cubes(tokens * all),
             CubeDim::new_1d(heads.units as u32),
             keys.address_type().max(qkv.required_address_type()),

@@ -31,7 +31,7 @@ pub(super) fn launch(rows: &CubeTensor, slots: &CubeTensor, pages: &PageBuffers,
     // written within its row.
     unsafe {
         write_kernel::launch_unchecked(
-            &rows.client,
+            cube::counted(&rows.client),
             cube::cubes(tokens * parts.count()),
             CubeDim::new_1d(units as u32),
             pages.address_type(),

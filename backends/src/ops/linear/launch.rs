@@ -152,7 +152,7 @@ pub(crate) fn codes(
     // end is read.
     unsafe {
         codes_kernel::launch_unchecked(
-            &x.client,
+            cube::counted(&x.client),
             CubeCount::Static(rows.div_ceil(ROWS) as u32, most as u32, 1),
             CubeDim::new_1d(UNITS as u32),
             weight.address_type().max(out.required_address_type()),
@@ -271,7 +271,7 @@ pub(super) fn few(
     // is and are not written, and vectors past a row's end are not read.
     unsafe {
         few_tokens_kernel::launch_unchecked(
-            &x.client,
+            cube::counted(&x.client),
             CubeCount::Static(cubes_x, cubes_y, tokens.div_ceil(block) as u32),
             CubeDim::new_1d(units as u32),
             weight.address_type(),
@@ -325,7 +325,7 @@ pub(super) fn expand_buffers(
     // written.
     unsafe {
         expand_kernel::launch_unchecked(
-            &out.client,
+            cube::counted(&out.client),
             cube::cubes((rows * layout.width.div_ceil(4)).div_ceil(units)),
             CubeDim::new_1d(units as u32),
             out.required_address_type(),

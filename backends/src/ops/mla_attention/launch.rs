@@ -97,7 +97,7 @@ pub(super) fn expand(
     // written.
     unsafe {
         expand_kernel::launch_unchecked(
-            &out.client,
+            cube::counted(&out.client),
             cube::cubes(cubes),
             CubeDim::new_1d(expand.units as u32),
             sums.required_address_type().max(matrix.address_type()),

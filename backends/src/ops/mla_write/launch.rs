@@ -86,7 +86,7 @@ pub(super) fn launch(
     // is and are not written, positions are rows of the table and slots rows of the pages.
     unsafe {
         mla_write_kernel::launch_unchecked(
-            &q.client,
+            cube::counted(&q.client),
             cube::cubes(cubes),
             CubeDim::new_1d(absorbed.units as u32),
             pages.address_type().max(matrix.address_type()),

@@ -93,7 +93,7 @@ pub(super) fn group(chosen: &CubeTensor, experts: usize, tile: usize) -> Grouped
     // `most` items.
     unsafe {
         group_kernel::launch_unchecked(
-            &chosen.client,
+            cube::counted(&chosen.client),
             CubeCount::Static(1, 1, 1),
             CubeDim::new_1d(units as u32),
             chosen.clone().into_buffer_arg(),
@@ -167,7 +167,7 @@ pub(super) fn few(
         // and are not written.
         unsafe {
             gate_up_kernel::launch_unchecked(
-                &x.client,
+                cube::counted(&x.client),
                 CubeCount::Static(width.div_ceil(units / lanes) as u32, grouped.most as u32, 1),
                 CubeDim::new_1d(units as u32),
                 group.gate_up.address_type(),
@@ -193,7 +193,7 @@ pub(super) fn few(
         // SAFETY: as above; each group of lanes writes a row of its own.
         unsafe {
             down_kernel::launch_unchecked(
-                &x.client,
+                cube::counted(&x.client),
                 cube::cubes(hidden.div_ceil(units / lanes)),
                 CubeDim::new_1d(units as u32),
                 group.down.address_type(),
@@ -253,7 +253,7 @@ pub(super) fn many(
     // SAFETY: units past the last vector do nothing, and places that no expert took are not read.
     unsafe {
         combine_kernel::launch_unchecked(
-            &x.client,
+            cube::counted(&x.client),
             cube::cubes((tokens * hidden / size).div_ceil(units)),
             CubeDim::new_1d(units as u32),
             y.required_address_type(),
@@ -327,7 +327,7 @@ fn multiply(
         // SAFETY: rows and places past the last ones of an item are zeros and not written.
         unsafe {
             tiles_kernel::launch_unchecked(
-                &x.client,
+                cube::counted(&x.client),
                 CubeCount::Static(rows.div_ceil(TILE) as u32, grouped.most as u32, 1),
                 CubeDim::new_1d(units as u32),
                 weight.address_type().max(out.required_address_type()),

@@ -49,7 +49,7 @@ pub(super) fn launch(
     // SAFETY: lanes of tokens past the last read the first one and write nothing.
     unsafe {
         route_kernel::launch_unchecked(
-            &logits.client,
+            cube::counted(&logits.client),
             cube::cubes(tokens.div_ceil(units / lanes)),
             CubeDim::new_1d(units as u32),
             logits.clone().into_buffer_arg(),

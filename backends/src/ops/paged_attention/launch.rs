@@ -164,7 +164,7 @@ pub(crate) fn launch(
     // cache, and a key and a value lie within their row.
     unsafe {
         attend_kernel::launch_unchecked(
-            &q.client,
+            cube::counted(&q.client),
             cube::cubes(cubes * splits),
             CubeDim::new_1d(attend.units() as u32),
             pages.keys.address_type(),
@@ -236,7 +236,7 @@ pub(crate) fn combine(splits: &Splits, tables: &TableBuffers, dtype: DType) -> C
     // SAFETY: cubes past the last head do nothing, and splits past a token's position are not read.
     unsafe {
         combine_kernel::launch_unchecked(
-            &out.client,
+            cube::counted(&out.client),
             cube::cubes(tokens * heads),
             CubeDim::new_1d(units as u32),
             splits.sums.required_address_type(),

@@ -33,7 +33,7 @@ fn launch(x: &CubeTensor, group: usize, dtype: DType, packs: bool) -> (CubeTenso
     // SAFETY: cubes past the rows and columns past the width do nothing.
     unsafe {
         quantise_kernel::launch_unchecked(
-            &x.client,
+            cube::counted(&x.client),
             cube::cubes(rows * groups),
             CubeDim::new_1d(units as u32),
             x.required_address_type(),

@@ -61,7 +61,7 @@ pub(super) fn launch(x: &CubeTensor, weight: &CubeTensor, eps: f64) -> CubeTenso
     // `rows * width` and `width` elements.
     unsafe {
         rms_norm_kernel::launch_unchecked(
-            &x.client,
+            cube::counted(&x.client),
             cube::cubes(rows),
             CubeDim::new_1d(units as u32),
             x.required_address_type(),
@@ -95,7 +95,7 @@ pub(super) fn launch_add(
     // SAFETY: as in `launch`; `added`, `sum` and `out` are of the shape of `x`.
     unsafe {
         add_rms_norm_kernel::launch_unchecked(
-            &x.client,
+            cube::counted(&x.client),
             cube::cubes(rows),
             CubeDim::new_1d(units as u32),
             x.required_address_type(),

@@ -49,7 +49,7 @@ pub(super) fn launch(x: &CubeTensor, rotation: &TurnBuffers) -> CubeTensor {
     // are rows of the table.
     unsafe {
         rope_kernel::launch_unchecked(
-            &x.client,
+            cube::counted(&x.client),
             cube::cubes(count.div_ceil(256)),
             CubeDim::new_1d(256),
             x.required_address_type(),

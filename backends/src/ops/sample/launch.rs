@@ -52,7 +52,7 @@ pub(super) fn choose(logits: &CubeTensor, tokens: usize, draw: Option<&DrawBuffe
     // SAFETY: cubes past the rows and units past the tokens do nothing.
     unsafe {
         choose_kernel::launch_unchecked(
-            &logits.client,
+            cube::counted(&logits.client),
             cube::cubes(rows),
             CubeDim::new_1d(units as u32),
             logits.required_address_type(),
@@ -103,7 +103,7 @@ pub(super) fn penalise(logits: Tensor<2>, penalties: &Penalties) -> Tensor<2> {
     // SAFETY: units past the last logit do nothing, and slots are rows of `seen`.
     unsafe {
         penalise_kernel::launch_unchecked(
-            &logits.client,
+            cube::counted(&logits.client),
             cube::cubes((rows * vocab_size).div_ceil(units)),
             CubeDim::new_1d(units as u32),
             seen.required_address_type().max(logits.required_address_type()),
@@ -132,7 +132,7 @@ pub(super) fn allow(logits: Tensor<2>, words: Tensor<2, Int>) -> Tensor<2> {
     // SAFETY: units past the last logit do nothing; a row has a bit for each.
     unsafe {
         allow_kernel::launch_unchecked(
-            &logits.client,
+            cube::counted(&logits.client),
             cube::cubes((rows * vocab_size).div_ceil(units)),
             CubeDim::new_1d(units as u32),
             logits.required_address_type(),
@@ -158,7 +158,7 @@ pub(super) fn verify(
     // SAFETY: units past the sequences do nothing.
     unsafe {
         verify_kernel::launch_unchecked(
-            &chosen.client,
+            cube::counted(&chosen.client),
             cube::cubes(sequences.div_ceil(32)),
             CubeDim::new_1d(32),
             chosen.clone().into_buffer_arg(),

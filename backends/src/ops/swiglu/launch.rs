@@ -34,7 +34,7 @@ fn launch(gate: &CubeTensor, up: &CubeTensor, [width, stride, offset]: [usize; 3
     // SAFETY: units past the last vector do nothing.
     unsafe {
         swiglu_kernel::launch_unchecked(
-            &gate.client,
+            cube::counted(&gate.client),
             cube::cubes(vectors.div_ceil(units)),
             CubeDim::new_1d(units as u32),
             gate.required_address_type(),

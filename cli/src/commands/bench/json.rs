@@ -87,6 +87,7 @@ fn object(scale: Scale, row: &Row) -> Value {
         "preemptions": row.stats.as_ref().map(|stats| stats.preemptions),
         "steps": row.stats.as_ref().map(|stats| stats.steps),
         "replayed_steps": row.stats.as_ref().map(|stats| stats.recording.replayed),
+        "launches_per_step": row.stats.as_ref().map(|stats| stats.recording.launches),
         "not_recorded": row.stats.as_ref().and_then(|stats| stats.recording.refused.as_deref()),
         "drafts": drafts,
     });

@@ -14,6 +14,7 @@ pub(super) struct Machine {
     pub(super) device: String,
     pub(super) dtype: &'static str,
     pub(super) kv_tokens: usize,
+    pub(super) layers: usize,
     pub(super) speed: DeviceSpeed,
 }
 
@@ -22,6 +23,7 @@ impl Machine {
         choice: &ModelChoice,
         engine: &Engine,
         device: &OpenDevice,
+        layers: usize,
         speed: DeviceSpeed,
     ) -> Self {
         Machine {
@@ -29,6 +31,7 @@ impl Machine {
             device: device.label(),
             dtype: engine.dtype().name(),
             kv_tokens: engine.limits().kv_tokens,
+            layers,
             speed,
         }
     }
