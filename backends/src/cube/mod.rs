@@ -206,6 +206,8 @@ pub(crate) struct Abilities {
     pub(crate) e4m3: bool,
     /// Whether planes of 32 multiply E4M3 codes, 16 rows of 32 by 8.
     pub(crate) codes: bool,
+    /// Whether planes of 32 multiply 16 rows of 16 by 8 of bf16, and of f16.
+    products: [bool; 2],
     /// Whether planes multiply matrices of 16 x 16 bf16, and of f16, with sums in f32.
     pub(crate) matrices: [bool; 2],
 }
@@ -238,6 +240,11 @@ impl Abilities {
                 let config = MmaConfig { a_type, b_type, cd_type, m: 16, n: 8, k: 32 };
                 properties.features.matmul.mma.contains(&config)
             },
+            products: [DType::BF16, DType::F16].map(|dtype| {
+                let (a_type, cd_type) = (elem(dtype), elem(DType::F32));
+                let config = MmaConfig { a_type, b_type: a_type, cd_type, m: 16, n: 8, k: 16 };
+                planes && least == 32 && properties.features.matmul.mma.contains(&config)
+            }),
             matrices: [DType::BF16, DType::F16].map(|dtype| {
                 // CubeCL 0.11.3 writes matrices of a type for bf16 that rocWMMA does not know.
                 if dtype == DType::BF16 && client.name() == "hip" {
@@ -253,6 +260,15 @@ impl Abilities {
                 };
                 properties.features.matmul.cmma.contains(&config)
             }),
+        }
+    }
+
+    /// Whether planes multiply 16 rows of 16 by 8 of `dtype`, lane by lane as PTX says.
+    pub(crate) fn products_of(self, dtype: DType) -> bool {
+        match dtype {
+            DType::BF16 => self.products[0],
+            DType::F16 => self.products[1],
+            _ => false,
         }
     }
 

@@ -66,7 +66,12 @@ fn on_gpu(op: &str, abilities: crate::cube::Abilities, dtype: DType) -> (Path, S
         true => ", codes with codes on matrix units of 16 x 8 x 32",
         false => "",
     };
+    let queries = match abilities.products_of(dtype) {
+        true => ", queries on matrix units of 16 x 8 x 16",
+        false => "",
+    };
     match op {
+        "paged_attention" | "mla_attention" => (Path::Kernel, format!("{sums}{queries}")),
         "linear" => (
             Path::KernelForFew,
             format!(

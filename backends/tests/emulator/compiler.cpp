@@ -111,7 +111,7 @@ int nvrtcCompileProgram(void* handle, int, const char* const*) {
     const char* compiler = std::getenv("GLM_EMULATOR_CXX");
     std::string command = std::string(compiler ? compiler : "g++") +
                           " -std=c++17 -O1 -march=native -ffp-contract=off -fno-strict-aliasing -w "
-                          "-fpermissive -shared -fPIC -include " +
+                          "-shared -fPIC -include " +
                           header + " " + own + ".cpp -o " + own + ".so 2> " + own + ".log";
     int status = std::system(command.c_str());
     program.log = read(own + ".log");

@@ -22,7 +22,11 @@ typedef unsigned long long Pointer;
 
 namespace {
 
-const size_t MEMORY = size_t(16) << 30;
+// Bytes of the device: GLM_EMULATOR_GIB times 2^30, or four times.
+size_t memory() {
+    const char* gib = std::getenv("GLM_EMULATOR_GIB");
+    return size_t(gib ? std::atoi(gib) : 4) << 30;
+}
 
 const Result SUCCESS = 0, INVALID = 1, NO_MEMORY = 2, NOT_FOUND = 500, NOT_SUPPORTED = 801;
 
@@ -70,7 +74,7 @@ Stream default_stream;
 Stream& stream_of(void* stream) { return stream ? *(Stream*)stream : default_stream; }
 
 // A buffer of CubeCL is at most a quarter of the device's memory.
-const size_t BLOCKS = (MEMORY / 4 / 8) * sizeof(unsigned);
+size_t bytes_of_blocks() { return memory() / 4 / 8 * sizeof(unsigned); }
 
 // Counters of a launch, one for all parameters that begin at the same address.
 struct Counters {
@@ -86,7 +90,7 @@ struct Counters {
         }
     }
     static unsigned* blocks() {
-        void* place = mmap(nullptr, BLOCKS, PROT_READ | PROT_WRITE,
+        void* place = mmap(nullptr, bytes_of_blocks(), PROT_READ | PROT_WRITE,
                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
         if (place == MAP_FAILED) std::abort();
         return (unsigned*)place;
@@ -101,7 +105,7 @@ struct Counters {
             std::fprintf(file, " %s %llu %llu", function.constant[place] ? "const" : "mut",
                          counter.fetched, counter.unique);
             counter.fetched = counter.unique = 0;
-            if (counter.blocks) munmap(counter.blocks, BLOCKS);
+            if (counter.blocks) munmap(counter.blocks, bytes_of_blocks());
             counter.blocks = nullptr;
         }
         std::fprintf(file, "\n");
@@ -181,9 +185,9 @@ Result cuDeviceGetName(char* name, int length, int) {
     std::snprintf(name, length, "emulated on the CPU");
     return SUCCESS;
 }
-Result cuDeviceTotalMem_v2(size_t* bytes, int) { return *bytes = MEMORY, SUCCESS; }
+Result cuDeviceTotalMem_v2(size_t* bytes, int) { return *bytes = memory(), SUCCESS; }
 Result cuMemGetInfo_v2(size_t* free, size_t* total) {
-    return *free = *total = MEMORY, SUCCESS;
+    return *free = *total = memory(), SUCCESS;
 }
 // An L40S, as far as anybody asks.
 Result cuDeviceGetAttribute(int* value, int attribute, int) {

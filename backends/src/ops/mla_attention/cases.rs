@@ -77,6 +77,16 @@ pub(crate) const KERNEL: Kernel = Kernel {
             shape: &[20, 16, 64, 32, 256, 0, kv_format::F32, 64, 0, 4095, 1],
             seed: 12,
         },
+        Case {
+            label: "tiles_prefill",
+            shape: &[5, 24, 16, 32, 256, 0, kv_format::F32, 16, 2, 30, 21, 60, 9],
+            seed: 13,
+        },
+        Case {
+            label: "tiles_fp8",
+            shape: &[5, 24, 16, 32, 512, 0, kv_format::FP8, 16, 0, 70, 7],
+            seed: 14,
+        },
     ],
     tolerance: 1e-4,
     run: |case, inputs| {

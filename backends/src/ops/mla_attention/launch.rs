@@ -44,6 +44,7 @@ pub(super) fn mla_attention(
         key_parts: [latent, row - latent],
         value_width: latent,
         page_size,
+        values_in_keys: true,
     };
     let (q, tables) = (cube::floats(q), TableBuffers::new(tables));
     let few = tokens <= cube::FEW_TOKENS;

@@ -34,6 +34,16 @@ pub(crate) const KERNEL: Kernel = Kernel {
             seed: 12,
         },
         Case { label: "one_value", shape: &[2, 2, 1, kv_format::F32, 4, 0, 9, 3], seed: 13 },
+        Case {
+            label: "tiles_prefill",
+            shape: &[12, 2, 128, kv_format::F32, 16, 0, 30, 41],
+            seed: 15,
+        },
+        Case {
+            label: "tiles_fp8",
+            shape: &[8, 2, 128, kv_format::FP8, 16, 3, 70, 9, 5, 3],
+            seed: 16,
+        },
         Case { label: "wide", shape: &[2, 1, 260, kv_format::F32, 16, 0, 90, 1], seed: 14 },
     ],
     tolerance: 1e-4,

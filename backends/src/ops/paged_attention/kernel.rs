@@ -39,6 +39,94 @@ pub(super) struct Tile {
     size: usize,
 }
 
+/// What a cube does.
+#[derive(CubeType, Clone, Copy)]
+pub(super) struct Work {
+    pub(super) tile: Tile,
+    /// Number of the tile, as a place among all tokens' where tiles lie side by side.
+    place: usize,
+    /// The first of its queries, which are the tile's tokens times the heads of a group.
+    pub(super) first_query: usize,
+    pub(super) kv_head: usize,
+    pub(super) split: usize,
+    /// Rows of the sequence, from the first to before the last; none where they are equal.
+    pub(super) first: usize,
+    pub(super) stop: usize,
+    /// Where the sequence's block table begins.
+    pub(super) table: usize,
+}
+
+/// The part of a cube that takes `queries` at once.
+#[cube]
+pub(super) fn work_of(
+    shape: &Shape,
+    positions: &[i32],
+    tile_sequences: &[i32],
+    tile_tokens: &[i32],
+    #[comptime] attend: Attend,
+    #[comptime] queries: usize,
+) -> Work {
+    let cube = CUBE_POS;
+    let splits = shape.splits as usize;
+    let (split, cube) = (cube % splits, cube / splits);
+    let (kv_head, cube) = (cube % attend.kv_heads, cube / attend.kv_heads);
+    let (block, number) = (cube % shape.blocks as usize, cube / shape.blocks as usize);
+    let size = shape.tile as usize;
+    let table = tile_sequences[number] as usize * shape.table_stride as usize;
+    let first_query = block * queries;
+    let tile = Tile { first: number * shape.tile_stride as usize, size };
+    // Rows that any of the tokens sees.
+    let mut end = 0usize;
+    let first_offset = first_query / attend.group;
+    for offset in 0..comptime![queries.div_ceil(attend.group) + 1] {
+        let seen = seen_by(positions, tile_tokens, &tile, first_offset + offset);
+        end = select(seen > end, seen, end);
+    }
+    let first = split * shape.split_rows as usize;
+    let limit = first + shape.split_rows as usize;
+    let stop = select(end < limit, end, limit);
+    Work {
+        tile,
+        place: number * size,
+        first_query,
+        kv_head,
+        split,
+        first: select(first < stop, first, stop),
+        stop,
+        table,
+    }
+}
+
+/// Zeros for what has a place but no token.
+#[cube]
+pub(super) fn clear_padding<O: Float>(
+    out: &mut [O],
+    shape: &Shape,
+    work: &Work,
+    query_starts: &[i32],
+    #[comptime] attend: Attend,
+    #[comptime] queries: usize,
+    #[comptime] units: usize,
+) {
+    let group = comptime![attend.group];
+    let heads = comptime![attend.group * attend.kv_heads];
+    let live = query_starts[shape.sequences as usize] as usize;
+    for query in 0..queries {
+        let offset = (work.first_query + query) / group;
+        let place = work.place + offset;
+        if offset < shape.tile as usize && place >= live && place < shape.tokens as usize {
+            let head = work.kv_head * group + (work.first_query + query) % group;
+            for step in 0..comptime![attend.value_width.div_ceil(units)] {
+                let column = step * units + UNIT_POS as usize;
+                if column < attend.value_width {
+                    out[(place * heads + head) * attend.value_width + column] =
+                        O::cast_from(0.0f32);
+                }
+            }
+        }
+    }
+}
+
 /// A cube for each tile of tokens, block of its queries, KV head and split of the rows, the last one
 /// fastest.
 ///
@@ -63,54 +151,31 @@ pub(crate) fn attend_kernel<F: Float, O: Float, W: Numeric, NK: Size, NV: Size>(
     #[comptime] attend: Attend,
     #[define(F, O, W)] _dtypes: [ElemType; 3],
 ) {
-    let cube = CUBE_POS;
-    if cube >= shape.cubes as usize {
+    if CUBE_POS >= shape.cubes as usize {
         terminate!();
     }
     let unit = UNIT_POS as usize;
-    let splits = shape.splits as usize;
-    let (split, cube) = (cube % splits, cube / splits);
-    let (kv_head, cube) = (cube % attend.kv_heads, cube / attend.kv_heads);
-    let (block, tile) = (cube % shape.blocks as usize, cube / shape.blocks as usize);
-    let group = comptime![attend.group];
-    let heads = comptime![attend.group * attend.kv_heads];
-    let first_query = block * comptime![attend.queries()];
-    let size = shape.tile as usize;
-    let table = tile_sequences[tile] as usize * shape.table_stride as usize;
-
+    let work = work_of(
+        &shape,
+        positions,
+        tile_sequences,
+        tile_tokens,
+        attend,
+        comptime![attend.queries()],
+    );
     if comptime![attend.whole] {
-        // What has a place but no token gets zeros.
-        let live = query_starts[shape.sequences as usize] as usize;
-        for query in 0..comptime![attend.queries()] {
-            let offset = (first_query + query) / group;
-            let place = tile * size + offset;
-            if offset < size && place >= live && place < shape.tokens as usize {
-                let head = kv_head * group + (first_query + query) % group;
-                for step in 0..comptime![attend.value_width.div_ceil(attend.units())] {
-                    let column = step * comptime![attend.units()] + unit;
-                    if column < attend.value_width {
-                        out[(place * heads + head) * attend.value_width + column] =
-                            O::cast_from(0.0f32);
-                    }
-                }
-            }
-        }
+        let (queries, units) = comptime![(attend.queries(), attend.units())];
+        clear_padding::<O>(out, &shape, &work, query_starts, attend, queries, units);
     }
-
-    let tile = Tile { first: tile * shape.tile_stride as usize, size };
-    // Rows that any of the tokens sees.
-    let mut end = 0usize;
-    let first_offset = first_query / group;
-    for offset in 0..comptime![attend.queries().div_ceil(attend.group) + 1] {
-        let seen = seen_by(positions, tile_tokens, &tile, first_offset + offset);
-        end = select(seen > end, seen, end);
-    }
-    let first = split * shape.split_rows as usize;
-    let limit = first + shape.split_rows as usize;
-    let stop = select(end < limit, end, limit);
-    if first >= stop {
+    if work.first >= work.stop {
         terminate!();
     }
+    let group = comptime![attend.group];
+    let heads = comptime![attend.group * attend.kv_heads];
+    let splits = shape.splits as usize;
+    let (split, kv_head, first_query) = (work.split, work.kv_head, work.first_query);
+    let (first, stop, table) = (work.first, work.stop, work.table);
+    let tile = work.tile;
 
     let fours = comptime![attend.fours];
     let all_fours = comptime![attend.all_fours()];
@@ -312,7 +377,7 @@ pub(super) fn token_of(tile_tokens: &[i32], tile: &Tile, offset: usize) -> i32 {
 
 /// Rows that the token at an offset of a tile sees.
 #[cube]
-fn seen_by(positions: &[i32], tile_tokens: &[i32], tile: &Tile, offset: usize) -> usize {
+pub(super) fn seen_by(positions: &[i32], tile_tokens: &[i32], tile: &Tile, offset: usize) -> usize {
     let token = token_of(tile_tokens, tile, offset);
     let mut seen = 0usize;
     if token >= 0 {

@@ -7,6 +7,7 @@ use cubecl::prelude::*;
 use super::attend::{Attend, BLOCK, MOST_SPLITS};
 use super::combine::combine_kernel;
 use super::kernel::{ShapeLaunch, attend_kernel};
+use super::tiles::{Tiled, UNITS, attend_tiles_kernel};
 use crate::cube::{self, Abilities, PageBuffers, vector_size};
 use crate::kv::{KvLayer, PageTables};
 
@@ -52,6 +53,8 @@ pub(crate) struct Pages {
     pub(crate) key_parts: [usize; 2],
     pub(crate) value_width: usize,
     pub(crate) page_size: usize,
+    /// Whether a value is the first part of its key.
+    pub(crate) values_in_keys: bool,
 }
 
 /// What [`launch`] gives.
@@ -89,6 +92,7 @@ pub(super) fn paged_attention(
         key_parts: [head_dim, 0],
         value_width: head_dim,
         page_size,
+        values_in_keys: false,
     };
     let (q, tables) = (cube::floats(q), TableBuffers::new(tables));
     cube::tensor(match launch(&q, &pages, &tables, scale as f32, false) {
@@ -129,8 +133,12 @@ pub(crate) fn launch(
         whole: false,
         scale: scale.to_bits(),
     };
-    [attend.teams, attend.fours] = share(attend, size * group, abilities);
-    let blocks = (size * group).div_ceil(attend.queries());
+    let tiled = tiled(attend, pages, q.dtype, size * group, abilities);
+    if tiled.is_none() {
+        [attend.teams, attend.fours] = share(attend, size * group, abilities);
+    }
+    let queries = tiled.map_or_else(|| attend.queries(), |tiled| tiled.queries);
+    let blocks = (size * group).div_ceil(queries);
     let cubes = tiles * blocks * pages.kv_heads;
     let (splits, split_rows) = splits(table * pages.page_size, cubes, abilities);
     attend.whole = splits == 1 && !split;
@@ -159,6 +167,39 @@ pub(crate) fn launch(
     let (key_size, value_size) = vector_sizes(pages);
     let none = || cube::empty(q, [1], DType::F32);
     let PageBuffers { elements, scales, .. } = pages.keys.clone();
+    if let Some(tiled) = tiled {
+        let tiled = Tiled { attend, ..tiled };
+        // SAFETY: as below.
+        unsafe {
+            attend_tiles_kernel::launch_unchecked(
+                cube::counted(&q.client),
+                cube::cubes(cubes * splits),
+                CubeDim::new_1d(UNITS as u32),
+                pages.keys.address_type(),
+                key_size,
+                value_size,
+                q.clone().into_buffer_arg(),
+                elements.into_buffer_arg(),
+                pages.values.elements.clone().into_buffer_arg(),
+                scales.unwrap_or_else(none).into_buffer_arg(),
+                pages.values.scales.clone().unwrap_or_else(none).into_buffer_arg(),
+                tables.positions.clone().into_buffer_arg(),
+                tables.block_tables.clone().into_buffer_arg(),
+                tables.query_starts.clone().into_buffer_arg(),
+                tables.tile_sequences.clone().into_buffer_arg(),
+                tables.tile_tokens.clone().into_buffer_arg(),
+                out.clone().into_buffer_arg(),
+                statistics.clone().into_buffer_arg(),
+                shape,
+                tiled,
+                [cube::elem(q.dtype), cube::elem(out.dtype), pages.keys.elem()],
+            );
+        }
+        return match attend.whole {
+            true => Attended::Whole(out),
+            false => Attended::Split(Splits { sums: out, statistics, rows: split_rows }),
+        };
+    }
     // SAFETY: cubes past the count do nothing. Tiles name tokens and sequences that there are,
     // rows up to a token's position are in its block table, pages of block tables are in the
     // cache, and a key and a value lie within their row.
@@ -191,6 +232,47 @@ pub(crate) fn launch(
         true => Attended::Whole(out),
         false => Attended::Split(Splits { sums: out, statistics, rows: split_rows }),
     }
+}
+
+/// Queries and rows of a cube on matrix units: as many queries as there are and fit. `None` where
+/// the device, the shape or the cache's dtype does not allow it, and for fewer queries than pay.
+fn tiled(
+    attend: Attend,
+    pages: &Pages,
+    dtype: DType,
+    queries: usize,
+    abilities: Abilities,
+) -> Option<Tiled> {
+    const FEWEST: usize = 8;
+    let same = pages.keys.layout.is_fp8() || pages.keys.elements.dtype == dtype;
+    let words = |width: usize| pages.keys.layout.elements(width) * pages.keys.layout.values();
+    let whole = pages.key_parts.iter().all(|width| words(*width) == *width);
+    if !abilities.products_of(dtype) || !same || !whole || queries < FEWEST || !Tiled::fits(&attend)
+    {
+        return None;
+    }
+    let of = |queries, rows| Tiled {
+        attend,
+        queries,
+        rows,
+        values_in_keys: pages.values_in_keys,
+        bf16: dtype == DType::BF16,
+    };
+    let most = queries.next_power_of_two().clamp(16, 64);
+    // Two cubes of a multiprocessor read and multiply in turn.
+    let half = abilities.shared_memory / 2;
+    let full = abilities.shared_memory;
+    let sizes = [
+        (most, 64, half),
+        (most, 32, half),
+        (most, 64, full),
+        (most, 32, full),
+        (32.min(most), 32, full),
+        (16, 32, full),
+    ];
+    sizes.into_iter().find_map(|(queries, rows, limit)| {
+        Some(of(queries, rows)).filter(|tiled| tiled.shared_bytes() <= limit)
+    })
 }
 
 /// Teams and fours of queries of each: as few as hold the queries of a tile, or as many as fit.

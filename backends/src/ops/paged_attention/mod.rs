@@ -16,6 +16,8 @@ pub(crate) mod launch;
 mod reference;
 #[cfg(feature = "cpu")]
 mod softmax;
+#[cfg(feature = "cube")]
+mod tiles;
 
 use burn::tensor::Tensor;
 
