@@ -174,25 +174,73 @@ pub(super) fn gate_up_kernel<F: Float, W: Numeric, NX: Size, NW: Size>(
     }
     if row < few.width {
         let first_row = (expert - few.first_expert) * comptime![2 * few.width];
-        add_normed_row_products::<F, W, NX, NW>(
-            &mut sums,
-            x,
-            x,
-            gain,
-            &mut squares,
-            &firsts,
-            weight,
-            scales,
-            first_row + row,
-            first_row + comptime![2 * few.width - 1],
-            unit % few.lanes,
-            2usize,
-            few.width,
-            few.tile,
-            few.lanes,
-            few.layout,
-            few.on_the_way,
-        );
+        let row = first_row + row;
+        let last = first_row + comptime![2 * few.width - 1];
+        let lane = unit % few.lanes;
+        // Most items have one place, or two, whatever fits one.
+        if comptime![few.tile > 2] {
+            if count == 1 {
+                add_gate_up::<F, W, NX, NW>(
+                    &mut sums,
+                    &mut squares,
+                    x,
+                    gain,
+                    &firsts,
+                    weight,
+                    scales,
+                    row,
+                    last,
+                    lane,
+                    1usize,
+                    few,
+                );
+            } else if count == 2 {
+                add_gate_up::<F, W, NX, NW>(
+                    &mut sums,
+                    &mut squares,
+                    x,
+                    gain,
+                    &firsts,
+                    weight,
+                    scales,
+                    row,
+                    last,
+                    lane,
+                    2usize,
+                    few,
+                );
+            } else {
+                add_gate_up::<F, W, NX, NW>(
+                    &mut sums,
+                    &mut squares,
+                    x,
+                    gain,
+                    &firsts,
+                    weight,
+                    scales,
+                    row,
+                    last,
+                    lane,
+                    few.tile,
+                    few,
+                );
+            }
+        } else {
+            add_gate_up::<F, W, NX, NW>(
+                &mut sums,
+                &mut squares,
+                x,
+                gain,
+                &firsts,
+                weight,
+                scales,
+                row,
+                last,
+                lane,
+                few.tile,
+                few,
+            );
+        }
     }
     let mut shared = Shared::<[f32]>::new_slice(few.units);
     if comptime![few.on_the_way.norms()] {
@@ -228,6 +276,54 @@ pub(super) fn gate_up_kernel<F: Float, W: Numeric, NX: Size, NW: Size>(
             let value = gate / (1.0f32 + f32::exp(-gate)) * up;
             act[places[index] * few.width + row] = F::cast_from(value);
         }
+    }
+}
+
+/// The products of a row of gates and of the row of `up` with the first `places` of an item.
+#[cube]
+#[expect(clippy::too_many_arguments, reason = "the state of a kernel")]
+fn add_gate_up<F: Float, W: Numeric, NX: Size, NW: Size>(
+    sums: &mut Array<f32>,
+    squares: &mut Array<f32>,
+    x: &[Vector<F, NX>],
+    gain: &[Vector<F, NX>],
+    firsts: &Array<usize>,
+    weight: &[Vector<W, NW>],
+    scales: &[f32],
+    row: usize,
+    last: usize,
+    lane: usize,
+    #[comptime] places: usize,
+    #[comptime] few: Few,
+) {
+    let mut both = Array::<f32>::new(comptime![2 * places]);
+    #[unroll]
+    for index in 0..comptime![2 * places] {
+        both[index] = 0.0f32;
+    }
+    add_normed_row_products::<F, W, NX, NW>(
+        &mut both,
+        x,
+        x,
+        gain,
+        squares,
+        firsts,
+        weight,
+        scales,
+        row,
+        last,
+        lane,
+        2usize,
+        few.width,
+        places,
+        few.lanes,
+        few.layout,
+        few.on_the_way,
+    );
+    #[unroll]
+    for index in 0..places {
+        sums[index] = both[index];
+        sums[comptime![few.tile + index]] = both[comptime![places + index]];
     }
 }
 
@@ -292,10 +388,29 @@ pub(super) fn down_kernel<F: Float, W: Numeric, O: Float, NX: Size, NW: Size>(
                 places[index] = place;
                 firsts[index] = place * comptime![few.width / size];
             }
-            add_row_products::<F, W, NX, NW>(
-                &mut sums, act, &firsts, weight, scales, weight_row, weight_row, lane, 1usize,
-                1usize, few.tile, few.lanes, few.layout,
-            );
+            if comptime![few.tile > 2] {
+                if count == 1 {
+                    add_row_products::<F, W, NX, NW>(
+                        &mut sums, act, &firsts, weight, scales, weight_row, weight_row, lane,
+                        1usize, 1usize, 1usize, few.lanes, few.layout,
+                    );
+                } else if count == 2 {
+                    add_row_products::<F, W, NX, NW>(
+                        &mut sums, act, &firsts, weight, scales, weight_row, weight_row, lane,
+                        1usize, 1usize, 2usize, few.lanes, few.layout,
+                    );
+                } else {
+                    add_row_products::<F, W, NX, NW>(
+                        &mut sums, act, &firsts, weight, scales, weight_row, weight_row, lane,
+                        1usize, 1usize, few.tile, few.lanes, few.layout,
+                    );
+                }
+            } else {
+                add_row_products::<F, W, NX, NW>(
+                    &mut sums, act, &firsts, weight, scales, weight_row, weight_row, lane, 1usize,
+                    1usize, few.tile, few.lanes, few.layout,
+                );
+            }
         }
         #[unroll]
         for index in 0..few.tile {

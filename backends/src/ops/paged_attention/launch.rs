@@ -164,7 +164,11 @@ pub(crate) fn launch(
         split_rows as u32,
         (cubes * splits) as u32,
     );
-    let (key_size, value_size) = vector_sizes(pages);
+    let (mut key_size, value_size) = vector_sizes(pages);
+    if tiled.is_some() && pages.keys.layout.is_fp8() {
+        // Sixteen codes at once are more than registers hold.
+        key_size = key_size.min(2);
+    }
     let none = || cube::empty(q, [1], DType::F32);
     let PageBuffers { elements, scales, .. } = pages.keys.clone();
     if let Some(tiled) = tiled {
