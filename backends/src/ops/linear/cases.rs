@@ -17,6 +17,7 @@ pub(crate) const KERNEL: Kernel = Kernel {
         Case { label: "w8a16_blocks", shape: &[5, 300, 40, 128, 0], seed: 6 },
         Case { label: "w8a8_prefill", shape: &[33, 256, 192, 256, 1], seed: 7 },
         Case { label: "w8a8_many", shape: &[150, 212, 140, 212, 1], seed: 8 },
+        Case { label: "w8a8_decode", shape: &[3, 256, 192, 256, 1], seed: 10 },
         Case { label: "w8a8_odd_width", shape: &[20, 83, 53, 83, 1], seed: 9 },
     ],
     tolerance: 1e-4,

@@ -10,7 +10,7 @@ use super::reference;
 use crate::cube::{self, Abilities, MatrixBuffers, OnTheWay, RowLayout};
 use crate::fp8::{Activations, CODES_PER_WORD, Fp8Matrix};
 use crate::ops::product::product;
-use crate::ops::quantise_fp8;
+use crate::ops::{quantise_fp8, rms_norm};
 use crate::weight::Weight;
 
 /// Tokens that a group of lanes takes at once.
@@ -181,17 +181,22 @@ pub(crate) struct NormBuffers {
     pub(crate) eps: f32,
 }
 
-/// Whether a norm can be taken on the way into a product with `weight`: for few tokens whose values
-/// are not quantised.
+/// Whether a norm is taken together with what follows it: for few tokens on the way into the product
+/// with `weight`, or into their codes where a token has one scale.
 pub(crate) fn norms_on_the_way(tokens: usize, weight: &Weight) -> bool {
     let whole = match weight {
         Weight::Dense(_) => true,
         Weight::Fp8(matrix) => {
             let words = matrix.dims()[1].is_multiple_of(CODES_PER_WORD);
-            matrix.activations() == Activations::Float && words
+            !matches!(matrix.activations(), Activations::PerGroup(_)) && words
         }
     };
     tokens <= cube::FEW_TOKENS && whole
+}
+
+/// Whether activations are quantised with a scale for each token.
+pub(crate) fn is_per_token(weight: &Weight) -> bool {
+    matches!(weight, Weight::Fp8(matrix) if matrix.activations() == Activations::PerToken)
 }
 
 /// `sum = x + added`, `norm(sum) · weightᵀ + bias` in `dtype` → the sum and the product.
@@ -204,7 +209,14 @@ pub(super) fn norm_linear(
 ) -> (Tensor<2>, Tensor<2>) {
     let x = if norm.added.is_some() { cube::floats(x) } else { cube::rows(x) };
     let bias = bias.map(|bias| cube::floats(bias.cast(dtype)));
+    let quantises = is_per_token(weight);
     let weight = MatrixBuffers::new(weight, Abilities::of(&x.client));
+    if quantises {
+        let (sum, (values, scales)) =
+            rms_norm::launch::quantised(&x, norm.added.as_ref(), &norm.gain, norm.eps.into());
+        let y = few(&values, Some(&scales), None, &weight, bias.as_ref(), dtype);
+        return (cube::tensor(sum), cube::tensor(y));
+    }
     let [tokens, width] = cube::dims(&x);
     let total = norm.added.as_ref().map(|_| cube::empty(&x, [tokens, width], x.dtype));
     let on_the_way = Some((norm, total.as_ref()));

@@ -72,7 +72,7 @@ pub struct Normed<'a> {
 
 /// `sum = x + added`, rounded to the dtype of `x`, and [`linear`] of its [`rms_norm`](super::rms_norm),
 /// in the dtype of `x` or, for logits, in f32 as [`wide_linear`]: the sum and the product. For few
-/// tokens on GPUs in one launch, which does not round the norm.
+/// tokens on GPUs in one launch, which does not round the norm; in two where activations are FP8.
 pub fn norm_linear(
     input: Normed<'_>,
     weight: &Weight,

@@ -12,7 +12,7 @@ use crate::fp8::{Activations, CODES_PER_WORD};
 use crate::ops::linear::launch::{NormBuffers, OrderedPlaces, codes, multiplies_codes};
 use crate::ops::moe_route::places_of_item;
 use crate::ops::quantise_fp8::launch::{self as quantise, quantised};
-use crate::ops::{Routed, swiglu};
+use crate::ops::{Routed, rms_norm, swiglu};
 use crate::weight::Weight;
 
 pub(super) fn moe_experts(
@@ -119,7 +119,13 @@ pub(super) fn few(
     activations: Activations,
 ) -> CubeTensor {
     let abilities = Abilities::of(&x.client);
-    let (x, x_scales) = quantised(x, activations);
+    let (norm, (x, x_scales)) = match (norm, activations) {
+        (Some(NormBuffers { gain, eps, .. }), Activations::PerToken) => {
+            let (_, (values, scales)) = rms_norm::launch::quantised(x, None, gain, f64::from(*eps));
+            (None, (values, Some(scales)))
+        }
+        _ => (norm, quantised(x, activations)),
+    };
     let x = &x;
     let [tokens, hidden] = cube::dims(x);
     let [_, choices] = cube::dims(chosen);

@@ -73,7 +73,7 @@ pub(super) fn quantise_kernel<F: Float, O: Numeric>(
 
 /// The nearest E4M3 value, ties to even; past ±448 that.
 #[cube]
-fn nearest(value: f32) -> f32 {
+pub(crate) fn nearest(value: f32) -> f32 {
     let magnitude = min(f32::abs(value), comptime![MAX]);
     // From 2⁻⁶ on three bits of the mantissa stay.
     let bits = u32::reinterpret(magnitude);

@@ -2,10 +2,10 @@
 
 pub(super) mod cases;
 #[cfg(feature = "cube")]
-mod kernel;
+pub(super) mod kernel;
 #[cfg(feature = "cube")]
 pub(crate) mod launch;
-mod reference;
+pub(super) mod reference;
 
 use burn::tensor::{Int, Tensor, s};
 

@@ -4,7 +4,7 @@ use super::Fp8Activations;
 use crate::fp8::MAX;
 
 /// Least scale: of a token whose largest value is 1/512.
-pub(super) const LEAST_SCALE: f32 = 1.0 / (MAX * 512.0);
+pub(crate) const LEAST_SCALE: f32 = 1.0 / (MAX * 512.0);
 /// Exponents of E4M3, the subnormal values' being the least.
 const EXPONENTS: std::ops::RangeInclusive<i32> = -6..=8;
 

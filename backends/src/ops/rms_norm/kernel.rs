@@ -1,20 +1,25 @@
 use cubecl::ir::ElemType;
 use cubecl::prelude::*;
 
-use crate::cube::sum_of_lanes;
+use crate::cube::{max_of_lanes, sum_of_lanes};
+use crate::fp8::MAX;
+use crate::ops::quantise_fp8::kernel::nearest;
+use crate::ops::quantise_fp8::reference::LEAST_SCALE;
 
-/// One cube a row: `out = norm(x)`.
+/// One cube a row: `out = norm(x)`, or that as values of E4M3 and a scale for the row.
 #[cube(launch_unchecked, address_type = "dynamic")]
 pub(super) fn rms_norm_kernel<F: Float, N: Size>(
     x: &[Vector<F, N>],
     weight: &[Vector<F, N>],
     out: &mut [Vector<F, N>],
+    scales: &mut [f32],
     rows: u32,
     eps: f32,
     #[comptime] width: usize,
     #[comptime] stride: usize,
     #[comptime] units: usize,
     #[comptime] plane: usize,
+    #[comptime] quantises: bool,
     #[define(F)] _dtype: ElemType,
 ) {
     let size = N::value().comptime();
@@ -41,9 +46,13 @@ pub(super) fn rms_norm_kernel<F: Float, N: Size>(
             out[first + index] = normed(x[start + index], weight[index], inverse);
         }
     }
+    if comptime![quantises] {
+        quantise(out, scales, row, first, &mut shared, vectors, units, plane);
+    }
 }
 
-/// One cube a row: `sum = x + added`, `out = norm(sum)`.
+/// One cube a row: `sum = x + added`, `out = norm(sum)`, or that as values of E4M3 and a scale for the
+/// row.
 #[cube(launch_unchecked, address_type = "dynamic")]
 pub(super) fn add_rms_norm_kernel<F: Float, N: Size>(
     x: &[Vector<F, N>],
@@ -51,11 +60,13 @@ pub(super) fn add_rms_norm_kernel<F: Float, N: Size>(
     weight: &[Vector<F, N>],
     sum: &mut [Vector<F, N>],
     out: &mut [Vector<F, N>],
+    scales: &mut [f32],
     rows: u32,
     eps: f32,
     #[comptime] width: usize,
     #[comptime] units: usize,
     #[comptime] plane: usize,
+    #[comptime] quantises: bool,
     #[define(F)] _dtype: ElemType,
 ) {
     let size = N::value().comptime();
@@ -84,6 +95,51 @@ pub(super) fn add_rms_norm_kernel<F: Float, N: Size>(
         let index = step * units + UNIT_POS as usize;
         if index < vectors {
             out[first + index] = normed(sum[first + index], weight[index], inverse);
+        }
+    }
+    if comptime![quantises] {
+        quantise(out, scales, row, first, &mut shared, vectors, units, plane);
+    }
+}
+
+/// A row to values of E4M3, in place: each unit what it has written itself.
+#[cube]
+#[expect(clippy::too_many_arguments, reason = "the state of a kernel")]
+fn quantise<F: Float, N: Size>(
+    values: &mut [Vector<F, N>],
+    scales: &mut [f32],
+    row: usize,
+    first: usize,
+    shared: &mut Shared<[f32]>,
+    #[comptime] vectors: usize,
+    #[comptime] units: usize,
+    #[comptime] plane: usize,
+) {
+    let mut most = 0.0f32;
+    for step in 0..comptime![vectors.div_ceil(units)] {
+        let index = step * units + UNIT_POS as usize;
+        if index < vectors {
+            let value = Vector::<f32, N>::cast_from(values[first + index]);
+            #[unroll]
+            for part in 0..N::value() {
+                most = max(most, f32::abs(value.extract(part)));
+            }
+        }
+    }
+    let largest = max_of_lanes(most, shared, units, plane);
+    let scale = max(largest / comptime![MAX], f32::new(LEAST_SCALE));
+    if UNIT_POS == 0 {
+        scales[row] = scale;
+    }
+    for step in 0..comptime![vectors.div_ceil(units)] {
+        let index = step * units + UNIT_POS as usize;
+        if index < vectors {
+            let mut value = Vector::<f32, N>::cast_from(values[first + index]);
+            #[unroll]
+            for part in 0..N::value() {
+                value.insert(part, nearest(value.extract(part) / scale));
+            }
+            values[first + index] = Vector::<F, N>::cast_from(value);
         }
     }
 }

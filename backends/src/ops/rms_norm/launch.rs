@@ -1,6 +1,6 @@
 #![expect(unsafe_code, reason = "kernels are launched without bounds checks")]
 
-use burn::tensor::{Shape, Tensor};
+use burn::tensor::{DType, Shape, Tensor};
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
@@ -17,7 +17,7 @@ pub(super) fn rms_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, eps: f64
         Some(1) if D == 2 => x,
         _ => into_contiguous(x),
     };
-    reshaped(launch(&x, &cube::floats(weight), eps), shape)
+    reshaped(launch(&x, &cube::floats(weight), eps, false).0, shape)
 }
 
 /// `x` and `added [tokens, width]`, `weight [width]` → `x + added` and its norm.
@@ -28,7 +28,7 @@ pub(super) fn add_rms_norm(
     eps: f64,
 ) -> (Tensor<2>, Tensor<2>) {
     let (x, added, weight) = (cube::floats(x), cube::floats(added), cube::floats(weight));
-    let (sum, out) = launch_add(&x, &added, &weight, eps);
+    let (sum, (out, _)) = launch_add(&x, &added, &weight, eps, false);
     (cube::tensor(sum), cube::tensor(out))
 }
 
@@ -49,7 +49,27 @@ fn units(vectors: usize, abilities: Abilities) -> usize {
     vectors.next_power_of_two().clamp(least, 512.min(abilities.units).max(least))
 }
 
-pub(super) fn launch(x: &CubeTensor, weight: &CubeTensor, eps: f64) -> CubeTensor {
+/// The norm of rows, or of their sums with what is `added`: the sums, and the norms as values of E4M3
+/// in the dtype of `x` with a scale for each row.
+pub(crate) fn quantised(
+    x: &CubeTensor,
+    added: Option<&CubeTensor>,
+    weight: &CubeTensor,
+    eps: f64,
+) -> (CubeTensor, (CubeTensor, CubeTensor)) {
+    match added {
+        Some(added) => launch_add(x, added, weight, eps, true),
+        None => (x.clone(), launch(x, weight, eps, true)),
+    }
+}
+
+/// Norms, and scales where they are quantised.
+fn launch(
+    x: &CubeTensor,
+    weight: &CubeTensor,
+    eps: f64,
+    quantises: bool,
+) -> (CubeTensor, CubeTensor) {
     let abilities = Abilities::of(&x.client);
     let [width] = cube::dims(weight);
     let rows = x.meta.num_elements() / width;
@@ -57,6 +77,7 @@ pub(super) fn launch(x: &CubeTensor, weight: &CubeTensor, eps: f64) -> CubeTenso
     let size = cube::vector_size(x.dtype.size(), &[width, stride]);
     let units = units(width / size, abilities);
     let out = cube::empty(x, [rows, width], x.dtype);
+    let scales = cube::empty(x, [if quantises { rows } else { 1 }, 1], DType::F32);
     // SAFETY: rows and columns are checked against their number, and the buffers hold
     // `rows * width` and `width` elements.
     unsafe {
@@ -69,29 +90,34 @@ pub(super) fn launch(x: &CubeTensor, weight: &CubeTensor, eps: f64) -> CubeTenso
             x.clone().into_buffer_arg(),
             weight.clone().into_buffer_arg(),
             out.clone().into_buffer_arg(),
+            scales.clone().into_buffer_arg(),
             rows as u32,
             eps as f32,
             width,
             stride,
             units,
             abilities.plane_size(),
+            quantises,
             cube::elem(x.dtype),
         );
     }
-    out
+    (out, scales)
 }
 
-pub(super) fn launch_add(
+/// Sums, and what [`launch`] gives of them.
+fn launch_add(
     x: &CubeTensor,
     added: &CubeTensor,
     weight: &CubeTensor,
     eps: f64,
-) -> (CubeTensor, CubeTensor) {
+    quantises: bool,
+) -> (CubeTensor, (CubeTensor, CubeTensor)) {
     let abilities = Abilities::of(&x.client);
     let [rows, width] = cube::dims(x);
     let size = cube::vector_size(x.dtype.size(), &[width]);
     let units = units(width / size, abilities);
     let [sum, out] = [(); 2].map(|()| cube::empty(x, [rows, width], x.dtype));
+    let scales = cube::empty(x, [if quantises { rows } else { 1 }, 1], DType::F32);
     // SAFETY: as in `launch`; `added`, `sum` and `out` are of the shape of `x`.
     unsafe {
         add_rms_norm_kernel::launch_unchecked(
@@ -105,13 +131,15 @@ pub(super) fn launch_add(
             weight.clone().into_buffer_arg(),
             sum.clone().into_buffer_arg(),
             out.clone().into_buffer_arg(),
+            scales.clone().into_buffer_arg(),
             rows as u32,
             eps as f32,
             width,
             units,
             abilities.plane_size(),
+            quantises,
             cube::elem(x.dtype),
         );
     }
-    (sum, out)
+    (sum, (out, scales))
 }
