@@ -67,6 +67,8 @@ if [ ! -e "$device_libs/done" ]; then
 fi
 
 step "build"
+# The versions of the workspace; what it does not have is added.
+cp ../../Cargo.lock Cargo.lock
 XDG_DATA_HOME="$cache/data" cargo build
 
 step "compile"
