@@ -2,7 +2,7 @@
 //! start themselves again with these in place of NVIDIA's.
 //!
 //! `driver.cpp` is `libcuda`, `compiler.cpp` is `libnvrtc`, `threads.hpp` runs the threads of a block,
-//! and `device.hpp` with `matrices.hpp` is what kernels see. Everything above them is what a GPU would get: CubeCL's CUDA
+//! and `host.hpp`, `device.hpp` and `matrices.hpp` are what kernels see. Everything above them is what a GPU would get: CubeCL's CUDA
 //! runtime, its memory and graphs, and the CUDA C++ of each kernel, whose values in bf16, planes,
 //! E4M3 and tensor cores no other device of a test machine has. What they cannot show is speed, races
 //! between blocks, and what `ptxas` makes of the text.
@@ -50,7 +50,8 @@ fn built() -> Result<PathBuf, String> {
     for header in ["cuda_fp16.h", "cuda_bf16.h", "crt/mma.h"] {
         write(&folder.join("include").join(header), "")?;
     }
-    let seen = concat!(include_str!("device.hpp"), include_str!("matrices.hpp"));
+    let seen =
+        concat!(include_str!("host.hpp"), include_str!("device.hpp"), include_str!("matrices.hpp"));
     write(&folder.join("device.hpp"), seen)?;
     let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join("emulator");
     for (source, library) in [("driver.cpp", "libcuda.so"), ("compiler.cpp", "libnvrtc.so")] {

@@ -10,30 +10,9 @@
 
 #include <sys/mman.h>
 
+#include "host.hpp"
+
 namespace glm {
-
-struct Index {
-    unsigned x, y, z;
-};
-
-struct Counter {
-    unsigned long long fetched, unique;
-    unsigned* blocks;
-    const char* base;
-};
-
-// As in `device.hpp`.
-struct Host {
-    Index thread, block, threads, blocks;
-    unsigned lane, warp;
-    char* shared;
-    unsigned char (*slots)[32][16];
-    unsigned* turn;
-    void (*sync_block)();
-    void (*sync_warp)();
-    Counter** counters;
-    unsigned block_number;
-};
 
 extern "C" void glm_switch(void** save, void* load);
 asm(R"(
