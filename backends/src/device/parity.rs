@@ -77,8 +77,13 @@ mod tests {
     #[test]
     fn a_case_that_panics_is_an_error_of_one_line() {
         let device = super::super::open(&"cpu".parse().unwrap()).unwrap();
-        let kernel =
-            Kernel { name: "none", cases: &[], tolerance: 0.0, run: |_, _| panic!("no\nkernel") };
+        let kernel = Kernel {
+            name: "none",
+            cases: &[],
+            tolerance: 0.0,
+            bf16_tolerance: 0.0,
+            run: |_, _| panic!("no\nkernel"),
+        };
         let case = Case { label: "any", shape: &[], seed: 1 };
         assert_eq!(device.compare(&kernel, &case, DType::F32), Err("no kernel".into()));
     }

@@ -19,6 +19,7 @@ pub(crate) const KERNEL: Kernel = Kernel {
     ],
     // A scale may differ in its last bit.
     tolerance: 1e-6,
+    bf16_tolerance: 1e-2,
     run: |case, inputs| {
         let [rows, slots, count, width, format] = case.dims();
         let format = inputs.kv_format(format);

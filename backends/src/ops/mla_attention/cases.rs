@@ -89,6 +89,7 @@ pub(crate) const KERNEL: Kernel = Kernel {
         },
     ],
     tolerance: 1e-4,
+    bf16_tolerance: 1e-2,
     run: |case, inputs| {
         let ([heads, nope, rope, value, latent, kind, format, page_size, padding], sequences) =
             case.dims_and_sequences();

@@ -23,6 +23,7 @@ pub(crate) const KERNEL: Kernel = Kernel {
     ],
     // A code may be the neighbour where a value lies between two.
     tolerance: 1e-3,
+    bf16_tolerance: 1e-2,
     run: |case, inputs| {
         const PAGE: usize = 16;
         let [tokens, heads, nope, rope, value, latent, group, format] = case.dims();

@@ -30,6 +30,8 @@ pub(crate) const KERNEL: Kernel = Kernel {
         Case { label: "w8a8_one_expert", shape: &[150, 68, 44, 3, 1, 2, W8A8], seed: 17 },
     ],
     tolerance: 1e-4,
+    // Some activations round to another code than in f32, an eighth apart.
+    bf16_tolerance: 3e-2,
     run: |case, inputs| {
         let [rows, hidden, width, experts, k, per_group, kind] = case.dims();
         let weight = |inputs: &mut Inputs, [out, width]: [usize; 2]| match kind {

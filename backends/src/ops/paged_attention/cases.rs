@@ -47,6 +47,7 @@ pub(crate) const KERNEL: Kernel = Kernel {
         Case { label: "wide", shape: &[2, 1, 260, kv_format::F32, 16, 0, 90, 1], seed: 14 },
     ],
     tolerance: 1e-4,
+    bf16_tolerance: 1e-2,
     run: |case, inputs| {
         let ([heads, kv_heads, head_dim, format, page_size, padding], sequences) =
             case.dims_and_sequences();
