@@ -7,6 +7,7 @@
 
 mod codes;
 mod matrix;
+mod mma;
 mod pages;
 mod rotation;
 mod rows;
@@ -29,6 +30,7 @@ use cubecl::prelude::*;
 
 pub(crate) use codes::*;
 pub(crate) use matrix::MatrixBuffers;
+pub(crate) use mma::multiply;
 pub(crate) use pages::*;
 pub(crate) use rotation::*;
 pub(crate) use rows::*;

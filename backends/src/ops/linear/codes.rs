@@ -1,15 +1,14 @@
 //! Products of E4M3 codes with E4M3 codes for many tokens, on the FP8 units of NVIDIA's GPUs.
 //!
-//! `mma.sync.m16n8k32` of the [PTX ISA](https://docs.nvidia.com/cuda/parallel-thread-execution/):
-//! lane `4 * row + part` of a plane holds of each operand the words `part` and `part + 4` of a row's
-//! eight. Which codes of a row are multiplied at once does not matter as long as both operands agree,
-//! so a lane takes the four words that lie together, for two products one after the other.
+//! Which codes of a row are multiplied at once does not matter as long as both operands agree: a lane
+//! takes four words that lie together, for two products one after the other.
 
 use cubecl::ir::ElemType;
 use cubecl::prelude::*;
 
-/// Integers of an item: its expert, its first place in the order, and how many places it has.
-pub(crate) const ITEM: usize = 3;
+use crate::cube::multiply;
+use crate::ops::moe_experts::group::ITEM;
+
 /// Rows of the weight in a tile.
 pub(crate) const ROWS: usize = 128;
 /// Units of a cube: two planes along the tokens of a tile, four along its rows.
@@ -155,6 +154,8 @@ pub(crate) fn codes_kernel<O: Float, N: Size>(
                         codes.extract(0usize),
                         codes.extract(1usize),
                         sums[index],
+                        32usize,
+                        "e4m3",
                     );
                     sums[index] = multiply(
                         upper.extract(2usize),
@@ -164,6 +165,8 @@ pub(crate) fn codes_kernel<O: Float, N: Size>(
                         codes.extract(2usize),
                         codes.extract(3usize),
                         near,
+                        32usize,
+                        "e4m3",
                     );
                 }
             }
@@ -221,37 +224,4 @@ fn read_words<N: Size>(
         }
     }
     words
-}
-
-/// `a · b + c` for a plane: 16 rows of `a` and 8 of `b`, of 32 codes each.
-#[cube]
-fn multiply(
-    a0: u32,
-    a1: u32,
-    a2: u32,
-    a3: u32,
-    b0: u32,
-    b1: u32,
-    c: Vector<f32, Const<4>>,
-) -> Vector<f32, Const<4>> {
-    let (c0, c1) = (c.extract(0usize), c.extract(1usize));
-    let (c2, c3) = (c.extract(2usize), c.extract(3usize));
-    let out: Vector<f32, Const<4>>;
-    gpu_asm!(
-        "mma.sync.aligned.m16n8k32.row.col.f32.e4m3.e4m3.f32 ",
-        "{d}, {{{a0}, {a1}, {a2}, {a3}}}, {{{b0}, {b1}}}, {{{c0}, {c1}, {c2}, {c3}}};",
-        a0 = in(_) a0,
-        a1 = in(_) a1,
-        a2 = in(_) a2,
-        a3 = in(_) a3,
-        b0 = in(_) b0,
-        b1 = in(_) b1,
-        c0 = in(_) c0,
-        c1 = in(_) c1,
-        c2 = in(_) c2,
-        c3 = in(_) c3,
-        d = out(_) out,
-        options(nomem),
-    );
-    out
 }

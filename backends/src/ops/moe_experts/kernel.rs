@@ -1,108 +1,10 @@
 #![expect(clippy::collapsible_if, reason = "what is constant decides first, when it compiles")]
-#![expect(clippy::needless_range_loop, reason = "kernels have no iterators over buffers")]
 
 use cubecl::ir::ElemType;
 use cubecl::prelude::*;
 
+use super::group::ITEM;
 use crate::cube::{OnTheWay, RowLayout, add_normed_row_products, add_row_products, sum_of_lanes};
-
-/// Integers of an item: its expert, its first place in the order, and how many places it has.
-pub(super) const ITEM: usize = 3;
-
-/// What the grouping of places is compiled for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Grouping {
-    pub(super) experts: usize,
-    /// `experts`, rounded up to a power of two.
-    pub(super) padded: usize,
-    /// Most places of an item.
-    pub(super) tile: usize,
-    pub(super) units: usize,
-}
-
-/// One cube sorts all places by expert and cuts them into items of one expert each. A unit counts
-/// for an expert in a part of the places; the order within an expert is that of the places.
-#[cube(launch_unchecked)]
-pub(super) fn group_kernel(
-    experts: &[i32],
-    order: &mut [i32],
-    items: &mut [i32],
-    places: u32,
-    most_items: u32,
-    #[comptime] grouping: Grouping,
-) {
-    let unit = UNIT_POS as usize;
-    let places = places as usize;
-    let parts = comptime![grouping.units / grouping.padded];
-    let (expert, part) = (unit % grouping.padded, unit / grouping.padded);
-    let length = places.div_ceil(parts);
-    let first = part * length;
-    let last = min_of(first + length, places);
-
-    let mut counts = Shared::<[u32]>::new_slice(grouping.units);
-    let mut totals = Shared::<[u32]>::new_slice(grouping.padded);
-    let mut count = 0u32;
-    for place in first..last {
-        if experts[place] == expert as i32 {
-            count += 1u32;
-        }
-    }
-    counts[unit] = count;
-    sync_cube();
-    if part == 0 {
-        let mut total = 0u32;
-        #[unroll]
-        for other in 0..parts {
-            total += counts[other * grouping.padded + expert];
-        }
-        totals[expert] = select(expert < grouping.experts, total, 0u32);
-    }
-    sync_cube();
-
-    let tile = comptime![grouping.tile as u32];
-    let mut before = 0u32;
-    let mut items_before = 0u32;
-    let mut all_items = 0u32;
-    for other in 0..grouping.experts {
-        let total = totals[other];
-        let its_items = (total + comptime![tile - 1]) / tile;
-        if other < expert {
-            before += total;
-            items_before += its_items;
-        }
-        all_items += its_items;
-    }
-    if expert < grouping.experts {
-        let total = totals[expert];
-        let mut next = before;
-        for other in 0..part {
-            next += counts[other * grouping.padded + expert];
-        }
-        for place in first..last {
-            if experts[place] == expert as i32 {
-                order[next as usize] = place as i32;
-                next += 1u32;
-            }
-        }
-        if part == 0 {
-            for index in 0..(total + comptime![tile - 1]) / tile {
-                let at = (items_before + index) as usize * ITEM;
-                let rest = total - index * tile;
-                items[at] = expert as i32;
-                items[at + 1] = (before + index * tile) as i32;
-                items[at + 2] = select(rest < tile, rest, tile) as i32;
-            }
-        }
-    }
-    // Items that nobody needs have no places.
-    let unused = (most_items - all_items) as usize;
-    for step in 0..unused.div_ceil(grouping.units) {
-        let index = step * grouping.units + unit;
-        if index < unused {
-            items[(all_items as usize + index) * ITEM + 2] = 0i32;
-        }
-    }
-}
 
 /// What a product of experts with few tokens each is compiled for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -128,6 +30,25 @@ pub(super) struct Few {
     pub(super) scales_rows: bool,
     /// Whether tokens are normed on the way.
     pub(super) on_the_way: OnTheWay,
+}
+
+impl Few {
+    /// Sizes of items that are told apart: most have one place, or two, whatever fits one.
+    fn sizes(&self) -> usize {
+        self.tile.ilog2().min(2) as usize + 1
+    }
+
+    /// Most places of an item of such a size.
+    fn places(&self, size: usize) -> usize {
+        if size < 2 { 1 << size } else { self.tile }
+    }
+}
+
+/// Whether an item of `count` places is of a size.
+#[cube]
+fn takes(count: usize, #[comptime] size: usize, #[comptime] few: Few) -> bool {
+    let least = comptime![if size == 0 { 0 } else { few.places(size - 1) }];
+    count > least && count <= comptime![few.places(size)]
 }
 
 /// `act[place] = silu(gate · x[token]) * (up · x[token])`. Axis y goes over items, x over rows.
@@ -177,9 +98,9 @@ pub(super) fn gate_up_kernel<F: Float, W: Numeric, NX: Size, NW: Size>(
         let row = first_row + row;
         let last = first_row + comptime![2 * few.width - 1];
         let lane = unit % few.lanes;
-        // Most items have one place, or two, whatever fits one.
-        if comptime![few.tile > 2] {
-            if count == 1 {
+        #[unroll]
+        for size in 0..comptime![few.sizes()] {
+            if takes(count, size, few) {
                 add_gate_up::<F, W, NX, NW>(
                     &mut sums,
                     &mut squares,
@@ -191,55 +112,10 @@ pub(super) fn gate_up_kernel<F: Float, W: Numeric, NX: Size, NW: Size>(
                     row,
                     last,
                     lane,
-                    1usize,
-                    few,
-                );
-            } else if count == 2 {
-                add_gate_up::<F, W, NX, NW>(
-                    &mut sums,
-                    &mut squares,
-                    x,
-                    gain,
-                    &firsts,
-                    weight,
-                    scales,
-                    row,
-                    last,
-                    lane,
-                    2usize,
-                    few,
-                );
-            } else {
-                add_gate_up::<F, W, NX, NW>(
-                    &mut sums,
-                    &mut squares,
-                    x,
-                    gain,
-                    &firsts,
-                    weight,
-                    scales,
-                    row,
-                    last,
-                    lane,
-                    few.tile,
+                    comptime![few.places(size)],
                     few,
                 );
             }
-        } else {
-            add_gate_up::<F, W, NX, NW>(
-                &mut sums,
-                &mut squares,
-                x,
-                gain,
-                &firsts,
-                weight,
-                scales,
-                row,
-                last,
-                lane,
-                few.tile,
-                few,
-            );
         }
     }
     let mut shared = Shared::<[f32]>::new_slice(few.units);
@@ -388,28 +264,25 @@ pub(super) fn down_kernel<F: Float, W: Numeric, O: Float, NX: Size, NW: Size>(
                 places[index] = place;
                 firsts[index] = place * comptime![few.width / size];
             }
-            if comptime![few.tile > 2] {
-                if count == 1 {
+            #[unroll]
+            for size in 0..comptime![few.sizes()] {
+                if takes(count, size, few) {
                     add_row_products::<F, W, NX, NW>(
-                        &mut sums, act, &firsts, weight, scales, weight_row, weight_row, lane,
-                        1usize, 1usize, 1usize, few.lanes, few.layout,
-                    );
-                } else if count == 2 {
-                    add_row_products::<F, W, NX, NW>(
-                        &mut sums, act, &firsts, weight, scales, weight_row, weight_row, lane,
-                        1usize, 1usize, 2usize, few.lanes, few.layout,
-                    );
-                } else {
-                    add_row_products::<F, W, NX, NW>(
-                        &mut sums, act, &firsts, weight, scales, weight_row, weight_row, lane,
-                        1usize, 1usize, few.tile, few.lanes, few.layout,
+                        &mut sums,
+                        act,
+                        &firsts,
+                        weight,
+                        scales,
+                        weight_row,
+                        weight_row,
+                        lane,
+                        1usize,
+                        1usize,
+                        comptime![few.places(size)],
+                        few.lanes,
+                        few.layout,
                     );
                 }
-            } else {
-                add_row_products::<F, W, NX, NW>(
-                    &mut sums, act, &firsts, weight, scales, weight_row, weight_row, lane, 1usize,
-                    1usize, few.tile, few.lanes, few.layout,
-                );
             }
         }
         #[unroll]
@@ -436,9 +309,4 @@ pub(super) fn down_kernel<F: Float, W: Numeric, O: Float, NX: Size, NW: Size>(
             out[token * few.hidden + row] = O::cast_from(totals[group * tokens + token]);
         }
     }
-}
-
-#[cube]
-fn min_of(a: usize, b: usize) -> usize {
-    select(a < b, a, b)
 }

@@ -5,7 +5,8 @@ use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
 use super::ExpertWeights;
-use super::kernel::{Few, Grouping, ITEM, down_kernel, gate_up_kernel, group_kernel};
+use super::group::{Grouping, ITEM, group_kernel};
+use super::kernel::{Few, down_kernel, gate_up_kernel};
 use super::tiles::{TILE, Tiles, combine_kernel, tiles_kernel};
 use crate::cube::{self, Abilities, MatrixBuffers, OnTheWay, RowLayout};
 use crate::fp8::{Activations, CODES_PER_WORD};

@@ -4,6 +4,8 @@ pub(super) mod cases;
 #[cfg(feature = "cpu")]
 mod cpu;
 #[cfg(feature = "cube")]
+pub(super) mod group;
+#[cfg(feature = "cube")]
 mod kernel;
 #[cfg(feature = "cube")]
 pub(crate) mod launch;

@@ -5,7 +5,7 @@
 use cubecl::ir::ElemType;
 use cubecl::prelude::*;
 
-use super::kernel::ITEM;
+use super::group::ITEM;
 use crate::cube::{RowLayout, decode_word};
 
 /// Places of an item and rows of the weight in a tile.

@@ -7,7 +7,8 @@ use cubecl::prelude::*;
 use super::attend::{Attend, BLOCK, MOST_SPLITS};
 use super::combine::combine_kernel;
 use super::kernel::{ShapeLaunch, attend_kernel};
-use super::tiles::{Tiled, UNITS, attend_tiles_kernel};
+use super::tiled::{Tiled, UNITS};
+use super::tiles::attend_tiles_kernel;
 use crate::cube::{self, Abilities, PageBuffers, vector_size};
 use crate::kv::{KvLayer, PageTables};
 
@@ -171,14 +172,12 @@ pub(crate) fn launch(
     }
     let none = || cube::empty(q, [1], DType::F32);
     let PageBuffers { elements, scales, .. } = pages.keys.clone();
-    if let Some(tiled) = tiled {
-        let tiled = Tiled { attend, ..tiled };
-        // SAFETY: as below.
-        unsafe {
-            attend_tiles_kernel::launch_unchecked(
+    macro_rules! launch {
+        ($kernel:ident, $units:expr, $constants:expr) => {
+            $kernel::launch_unchecked(
                 cube::counted(&q.client),
                 cube::cubes(cubes * splits),
-                CubeDim::new_1d(UNITS as u32),
+                CubeDim::new_1d($units as u32),
                 pages.keys.address_type(),
                 key_size,
                 value_size,
@@ -195,42 +194,19 @@ pub(crate) fn launch(
                 out.clone().into_buffer_arg(),
                 statistics.clone().into_buffer_arg(),
                 shape,
-                tiled,
+                $constants,
                 [cube::elem(q.dtype), cube::elem(out.dtype), pages.keys.elem()],
-            );
-        }
-        return match attend.whole {
-            true => Attended::Whole(out),
-            false => Attended::Split(Splits { sums: out, statistics, rows: split_rows }),
+            )
         };
     }
     // SAFETY: cubes past the count do nothing. Tiles name tokens and sequences that there are,
     // rows up to a token's position are in its block table, pages of block tables are in the
     // cache, and a key and a value lie within their row.
     unsafe {
-        attend_kernel::launch_unchecked(
-            cube::counted(&q.client),
-            cube::cubes(cubes * splits),
-            CubeDim::new_1d(attend.units() as u32),
-            pages.keys.address_type(),
-            key_size,
-            value_size,
-            q.clone().into_buffer_arg(),
-            elements.into_buffer_arg(),
-            pages.values.elements.clone().into_buffer_arg(),
-            scales.unwrap_or_else(none).into_buffer_arg(),
-            pages.values.scales.clone().unwrap_or_else(none).into_buffer_arg(),
-            tables.positions.clone().into_buffer_arg(),
-            tables.block_tables.clone().into_buffer_arg(),
-            tables.query_starts.clone().into_buffer_arg(),
-            tables.tile_sequences.clone().into_buffer_arg(),
-            tables.tile_tokens.clone().into_buffer_arg(),
-            out.clone().into_buffer_arg(),
-            statistics.clone().into_buffer_arg(),
-            shape,
-            attend,
-            [cube::elem(q.dtype), cube::elem(out.dtype), pages.keys.elem()],
-        );
+        match tiled {
+            Some(tiled) => launch!(attend_tiles_kernel, UNITS, Tiled { attend, ..tiled }),
+            None => launch!(attend_kernel, attend.units(), attend),
+        }
     }
     match attend.whole {
         true => Attended::Whole(out),

@@ -13,9 +13,13 @@ pub(super) mod cpu;
 mod kernel;
 #[cfg(feature = "cube")]
 pub(crate) mod launch;
+#[cfg(feature = "cube")]
+mod products;
 mod reference;
 #[cfg(feature = "cpu")]
 mod softmax;
+#[cfg(feature = "cube")]
+mod tiled;
 #[cfg(feature = "cube")]
 mod tiles;
 
