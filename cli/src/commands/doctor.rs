@@ -39,6 +39,8 @@ struct Trial {
     copy_bytes_per_second: Option<f64>,
     /// Cases that were compared with the CPU.
     cases: usize,
+    /// Cases that there are, in all number formats.
+    all_cases: usize,
     /// What went wrong, a line each.
     failures: Vec<String>,
     seconds: f64,
@@ -130,13 +132,13 @@ impl Trial {
         let bar = ui::Bar::cases("comparing with the CPU");
         let dtypes: Vec<_> = device.compared_dtypes().collect();
         let all = cases().flat_map(|case| dtypes.iter().map(move |dtype| (case, *dtype)));
-        let count = cases().count() * dtypes.len();
+        trial.all_cases = cases().count() * dtypes.len();
         for ((kernel, case), dtype) in all.filter(|_| comparable) {
             if trial.cases > 0 && began.elapsed() >= limit {
                 break;
             }
             trial.cases += 1;
-            bar.set(trial.cases as u64, count as u64);
+            bar.set(trial.cases as u64, trial.all_cases as u64);
             let place = format!("{}/{} in {dtype:?}", kernel.name, case.label);
             let allowed = kernel.tolerance_in(dtype);
             match device.compare(kernel, case, dtype) {
