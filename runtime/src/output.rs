@@ -11,6 +11,8 @@ pub(crate) struct Output {
     text: String,
     /// Text that may be the beginning of a stop text.
     held: String,
+    /// The stop text that was met.
+    met: Option<String>,
 }
 
 impl Output {
@@ -21,7 +23,13 @@ impl Output {
             stops: stops.iter().filter(|stop| !stop.is_empty()).cloned().collect(),
             text: String::new(),
             held: String::new(),
+            met: None,
         }
+    }
+
+    /// The stop text that ended the answer.
+    pub(crate) fn stop_text(&self) -> Option<&str> {
+        self.met.as_deref()
     }
 
     /// Adds a token; returns the text that became certain and whether a stop text was met.
@@ -44,11 +52,15 @@ impl Output {
     fn add(&mut self, new: &str) -> (&str, bool) {
         let start = self.text.len();
         self.held.push_str(new);
-        let met = self.stops.iter().filter_map(|stop| self.held.find(stop.as_str())).min();
+        let found = |stop: &String| Some((self.held.find(stop.as_str())?, stop.clone()));
+        let (met, stop) = self.stops.iter().filter_map(found).min().unzip();
         let certain = met.unwrap_or_else(|| self.held.len() - self.beginning_of_a_stop());
         self.text.push_str(&self.held[..certain]);
         match met {
-            Some(_) => self.held.clear(),
+            Some(_) => {
+                self.held.clear();
+                self.met = stop;
+            }
             None => drop(self.held.drain(..certain)),
         }
         (&self.text[start..], met.is_some())
@@ -125,5 +137,10 @@ mod tests {
     fn the_earliest_of_several_stop_texts_counts() {
         let (_, text, stopped) = stream("abcd", &["d", "bc"]);
         assert_eq!((text.as_str(), stopped), ("a", true));
+        let mut output = Output::new(&tokenizer(), &["c".into(), "bc".into()]);
+        for letter in 0..3 {
+            output.push(letter).unwrap();
+        }
+        assert_eq!(output.stop_text(), Some("bc"));
     }
 }

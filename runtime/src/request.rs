@@ -283,6 +283,8 @@ pub enum Event {
         finish: Finish,
         /// The end token, where one ended it.
         stop_token: Option<u32>,
+        /// The stop text, where one ended it.
+        stop_text: Option<String>,
         /// What it took.
         timings: Timings,
     },

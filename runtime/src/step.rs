@@ -121,6 +121,11 @@ impl TokenSet {
         self.words.fill(0);
     }
 
+    /// Adds the ids of such words as [`Self::words`] gives; those past the end are left out.
+    pub fn union_words(&mut self, words: &[u32]) {
+        self.words.iter_mut().zip(words).for_each(|(word, more)| *word |= more);
+    }
+
     /// Bits of the ids in order, 32 a word, the lowest first.
     pub fn words(&self) -> &[u32] {
         &self.words

@@ -118,6 +118,7 @@ impl Answer {
             time_to_first_token_seconds: seconds(self.submitted, first_token),
             ..self.timings
         };
-        Event::Finished { choice: self.choice, text, finish, stop_token, timings }
+        let stop_text = self.text.stop_text().map(str::to_owned);
+        Event::Finished { choice: self.choice, text, finish, stop_token, stop_text, timings }
     }
 }

@@ -75,6 +75,12 @@ impl Tokenizer {
         self.inner.id_to_token(id)
     }
 
+    /// Tokens that stand for themselves and are no pieces of text: tags, and marks of turns.
+    pub fn added_tokens(&self) -> Vec<(String, u32)> {
+        let added = self.inner.get_added_tokens_decoder().into_iter();
+        added.map(|(id, token)| (token.content, id)).collect()
+    }
+
     /// Whether the tokenizer marks the token as special. The think and tool tags are not.
     pub fn is_special(&self, id: u32) -> bool {
         let is_special = |token: String| self.inner.get_added_vocabulary().is_special_token(&token);
@@ -83,7 +89,10 @@ impl Tokenizer {
 
     /// Bytes that a token stands for, by the rule of the byte-level decoder: one byte for each
     /// character, or the content as it is when it holds a character outside the alphabet.
-    pub(super) fn bytes(&self, id: u32) -> Result<Vec<u8>, TextError> {
+    ///
+    /// # Errors
+    /// An id without a token.
+    pub fn bytes(&self, id: u32) -> Result<Vec<u8>, TextError> {
         let token = self.token(id).ok_or_else(|| self.unknown(id))?;
         Ok(token.chars().map(byte_of).collect::<Option<_>>().unwrap_or_else(|| token.into_bytes()))
     }
