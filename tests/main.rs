@@ -9,6 +9,7 @@ mod engine; // batches, prefix hits, preemption, drafts: the same answers
 mod fp8; // FP8 checkpoints, quantisation while loading
 mod inventory; // every tensor by config.json against the files
 mod model_parity; // layers, logits and greedy text against recorded references
+mod parsers; // thoughts and calls against recorded cases
 mod support; // where the program, the fixtures and the references are
 mod tidy; // house rules
 mod transcripts; // whole conversations with the built-in model

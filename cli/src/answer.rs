@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use anyhow::Result;
 use glm_runtime::{Completion, Engine, Event, Request};
-use glm_server::parse::{Part, ReasoningSplitter, Start};
+use glm_server::parse::{Ending, Parser, Part, Start, Tools};
 
 use crate::interrupt::Answering;
 use crate::ui::{self, Shown};
@@ -32,7 +32,8 @@ pub(crate) fn answer(
     show: &mut dyn FnMut(&Part) -> Shown,
 ) -> Result<Answer> {
     let answering = Answering::begin();
-    let mut splitter = start.map(ReasoningSplitter::new);
+    // Calls are shown as they were written: nobody is here to answer them.
+    let mut parser = start.map(|start| Parser::new(start, Tools::default()));
     let mut collected = Collected::default();
     let mut shown = Ok(());
     let mut prompt_bar = None;
@@ -44,9 +45,9 @@ pub(crate) fn answer(
             }
             Event::Token { text, .. } | Event::Finished { text, .. } => {
                 prompt_bar = None;
-                let parts = match &mut splitter {
+                let parts = match &mut parser {
                     None => vec![Part::Text(text)],
-                    Some(splitter) => splitter.push(&text),
+                    Some(parser) => parser.push(&text),
                 };
                 // Text that was held back may still come after a failure.
                 if shown.is_ok() {
@@ -61,7 +62,7 @@ pub(crate) fn answer(
         }
     })?;
     shown?;
-    let rest = splitter.map(|mut splitter| splitter.finish()).unwrap_or_default();
+    let rest = parser.map(|mut parser| parser.finish(Ending::Cut)).unwrap_or_default();
     rest.iter().try_for_each(|part| collected.add(part, show))?;
     Ok(Answer {
         text: collected.text,
@@ -82,6 +83,7 @@ impl Collected {
         match part {
             Part::Reasoning(text) => self.reasoning.push_str(text),
             Part::Text(text) => self.text.push_str(text),
+            Part::Call { .. } | Part::Arguments(_) | Part::CallEnd => {}
         }
         show(part)
     }

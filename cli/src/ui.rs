@@ -148,6 +148,7 @@ impl Printer {
         match part {
             Part::Reasoning(text) => self.reasoning(text),
             Part::Text(text) => self.text(text),
+            Part::Call { .. } | Part::Arguments(_) | Part::CallEnd => Ok(()),
         }
     }
 
