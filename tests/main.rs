@@ -7,6 +7,7 @@ mod cli; // runs the program
 mod dummy; // random weights of every published configuration
 mod engine; // batches, prefix hits, preemption, drafts: the same answers
 mod fp8; // FP8 checkpoints, quantisation while loading
+mod http; // the server on loopback, and clients that people use
 mod inventory; // every tensor by config.json against the files
 mod model_parity; // layers, logits and greedy text against recorded references
 mod parsers; // thoughts and calls against recorded cases

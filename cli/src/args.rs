@@ -12,6 +12,7 @@ mod bench;
 mod doctor;
 mod inspect;
 mod plan;
+mod serve;
 mod tuning;
 
 pub(crate) use bench::{
@@ -21,6 +22,7 @@ pub(crate) use bench::{
 pub(crate) use doctor::DoctorArgs;
 pub(crate) use inspect::InspectArgs;
 pub(crate) use plan::{KvDtype, PlanArgs};
+pub(crate) use serve::{ListenArgs, LogFormat, ServerArgs};
 pub(crate) use tuning::TuningArgs;
 
 const EXAMPLES: &str = "\
@@ -29,6 +31,7 @@ Examples:
   glm run                               the same, as a chat
   glm run zai-org/GLM-4.5-Air \"Hello\"  a model from the hub
   glm run ./my-model < question.txt     a local folder, prompt from a file
+  glm serve ./my-model                  answer over HTTP
   glm devices                           what this machine can run on
   glm doctor                            does it work, and what is missing
   glm inspect ./my-model                size and shape of a model
@@ -61,6 +64,8 @@ pub(crate) struct Args {
 pub(crate) enum Command {
     /// Answer a prompt, or chat when no prompt is given on a terminal
     Run(Box<RunArgs>),
+    /// Answer over HTTP: the APIs of OpenAI and Anthropic, and a page to chat
+    Serve(Box<ServerArgs>),
     /// Show the size and shape of a model, or its logits for debugging
     Inspect(InspectArgs),
     /// Say what a model needs: memory, GPUs, context, and the speed that memory allows
@@ -362,7 +367,10 @@ mod tests {
         let run = command.find_subcommand_mut("run").expect("run exists");
         let shown =
             |argument: &&clap::Arg| !argument.is_positional() && !argument.is_hide_short_help_set();
-        let shown = run.get_arguments().filter(shown).count();
-        assert!(shown <= 20, "{shown} flags in `glm run -h`");
+        let flags = run.get_arguments().filter(shown).count();
+        assert!(flags <= 20, "{flags} flags in `glm run -h`");
+        let serve = command.find_subcommand_mut("serve").expect("serve exists");
+        let flags = serve.get_arguments().filter(shown).count();
+        assert!(flags <= 20, "{flags} flags in `glm serve -h`");
     }
 }

@@ -1,11 +1,13 @@
 //! Ctrl-C. While an answer is being written the first one stops the answer and keeps what
 //! came; the second, or one at any other time, leaves with exit code 130. The chat's prompt is
-//! asked to end first: it holds the terminal. (There the key itself is the editor's, not ours.)
+//! asked to end first: it holds the terminal. (There the key itself is the editor's, not ours.) A
+//! server is asked to stop: gently at first, at once the second time.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use anyhow::{Context, Result};
+use glm_server::Shutdown;
 
 /// The exit code of a program that was interrupted.
 pub(crate) const EXIT_CODE: u8 = 130;
@@ -17,6 +19,9 @@ const STOP_ASKED: u8 = 3;
 
 static STATE: AtomicU8 = AtomicU8::new(IDLE);
 
+/// What stops the server, where there is one.
+static SERVER: Mutex<Option<Shutdown>> = Mutex::new(None);
+
 static END_PROMPT: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
 
 /// Takes over Ctrl-C for the whole process.
@@ -25,7 +30,10 @@ pub(crate) fn install() -> Result<()> {
         let first = |state: u8| {
             STATE.compare_exchange(state, STOP_ASKED, Ordering::SeqCst, Ordering::SeqCst).is_ok()
         };
-        if first(PROMPTING) {
+        let server = SERVER.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(server) = &*server {
+            server.ask();
+        } else if first(PROMPTING) {
             END_PROMPT.store(true, Ordering::SeqCst);
         } else if !first(ANSWERING) {
             leave();
@@ -54,6 +62,24 @@ impl Answering {
 impl Drop for Answering {
     fn drop(&mut self) {
         STATE.store(IDLE, Ordering::SeqCst);
+    }
+}
+
+/// Held while a server runs.
+#[derive(Debug)]
+pub(crate) struct Serving;
+
+impl Serving {
+    /// From now on Ctrl-C asks the server to stop.
+    pub(crate) fn begin(server: Shutdown) -> Self {
+        *SERVER.lock().unwrap_or_else(PoisonError::into_inner) = Some(server);
+        Self
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        *SERVER.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 }
 

@@ -23,12 +23,12 @@ use crate::conversation::Conversation;
 use crate::model::{ModelChoice, is_hub_id};
 use crate::ui;
 
-/// A wrong combination of arguments of `glm run`: exit code 2, like those that the parser finds.
-pub(crate) fn usage(kind: ErrorKind, text: &str) -> anyhow::Error {
+/// A wrong combination of arguments of a command: exit code 2, like those that the parser finds.
+pub(crate) fn usage(name: &str, kind: ErrorKind, text: &str) -> anyhow::Error {
     let mut command = Args::command();
     command.build();
-    let run = command.find_subcommand_mut("run").map(|run| run.error(kind, text));
-    run.unwrap_or_else(|| command.error(kind, text)).into()
+    let found = command.find_subcommand_mut(name).map(|found| found.error(kind, text));
+    found.unwrap_or_else(|| command.error(kind, text)).into()
 }
 
 /// The names of model and prompt. After `-m` a positional is the prompt; a single one is the
@@ -37,6 +37,7 @@ pub(crate) fn model_and_prompt(args: &RunArgs) -> Result<(Option<&str>, Option<&
     let flag = args.model.model.as_deref();
     match (flag, args.first.as_deref(), args.second.as_deref()) {
         (Some(_), Some(_), Some(_)) => Err(usage(
+            "run",
             ErrorKind::TooManyValues,
             "with --model only the PROMPT follows; put it in quotes if it has spaces",
         )),

@@ -57,7 +57,7 @@ impl TuningArgs {
     }
 }
 
-fn memory_fraction(text: &str) -> Result<f64, String> {
+pub(super) fn memory_fraction(text: &str) -> Result<f64, String> {
     let number: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
     match number > 0.0 && number <= 1.0 {
         true => Ok(number),

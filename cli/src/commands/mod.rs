@@ -10,6 +10,7 @@ mod logits;
 mod ops;
 mod plan;
 mod run;
+mod serve;
 
 use anyhow::Result;
 
@@ -28,6 +29,7 @@ pub(crate) enum Outcome {
 pub(crate) fn dispatch(command: &Command) -> Result<Outcome> {
     match command {
         Command::Run(args) => run::run(args),
+        Command::Serve(args) => serve::serve(args),
         Command::Inspect(args) => inspect::inspect(args),
         Command::Plan(args) => plan::plan(args),
         Command::Bench(args) => bench::bench(args),

@@ -1,7 +1,6 @@
 //! `glm plan`: what a model needs of a machine. The arithmetic is in models.
 
 use anyhow::{Result, ensure};
-use clap::CommandFactory;
 use clap::error::ErrorKind;
 use glm_backends::kv::KvFormat;
 use glm_models::config::Config;
@@ -12,7 +11,7 @@ use glm_runtime::EngineConfig;
 use glm_runtime::engine::MAX_SCORES;
 
 use super::Outcome;
-use crate::args::{Args, KvDtype, PlanArgs};
+use crate::args::{KvDtype, PlanArgs};
 use crate::model::Sizes;
 use crate::ui;
 
@@ -61,12 +60,8 @@ impl Machine {
     }
 }
 
-/// A wrong combination of arguments: exit code 2.
 fn usage(text: &str) -> anyhow::Error {
-    let mut command = Args::command();
-    command.build();
-    let plan = command.find_subcommand_mut("plan").expect("it is this one");
-    plan.error(ErrorKind::MissingRequiredArgument, text).into()
+    crate::resolve::usage("plan", ErrorKind::MissingRequiredArgument, text)
 }
 
 fn demand(args: &PlanArgs, config: &Config) -> Result<Demand> {

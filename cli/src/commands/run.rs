@@ -79,6 +79,7 @@ fn source(args: &RunArgs, prompt: Option<&str>) -> Result<Source> {
     if let Some(path) = &args.prompt.messages {
         if prompt.is_some() {
             return Err(resolve::usage(
+                "run",
                 ErrorKind::ArgumentConflict,
                 "--messages and PROMPT exclude each other",
             ));
@@ -92,6 +93,7 @@ fn source(args: &RunArgs, prompt: Option<&str>) -> Result<Source> {
         Some(prompt) => prompt.to_owned(),
         None if interactive && (args.output.json || args.prompt.raw) => {
             return Err(resolve::usage(
+                "run",
                 ErrorKind::MissingRequiredArgument,
                 "--json and --raw need a PROMPT: there is no chat with them",
             ));
