@@ -27,6 +27,8 @@ pub(crate) struct Client {
     pub(crate) salt: Vec<u8>,
     /// Name of the request.
     pub(crate) request_id: String,
+    /// The span of the client's that it belongs to.
+    pub(crate) parent: opentelemetry::Context,
 }
 
 impl std::fmt::Debug for Keys {
@@ -110,7 +112,8 @@ pub(crate) async fn check(
     let mut response = match allowed {
         Ok(client) => {
             let request_id = id.to_str().unwrap_or_default().to_owned();
-            request.extensions_mut().insert(Client { request_id, ..client });
+            let parent = crate::traces::parent(request.headers());
+            request.extensions_mut().insert(Client { request_id, parent, ..client });
             next.run(request).await
         }
         Err(error) => error.response(dialect),

@@ -15,6 +15,7 @@ use crate::generate::Watched;
 use crate::grammar::{Format, GrammarError, Thinking, Vocabulary};
 use crate::metrics::Metrics;
 use crate::openai::responses::Stored;
+use crate::traces::Traces;
 
 /// The server's state.
 #[derive(Debug)]
@@ -22,6 +23,7 @@ pub(crate) struct App {
     pub(crate) config: ServerConfig,
     pub(crate) keys: Keys,
     pub(crate) metrics: Metrics,
+    pub(crate) traces: Option<Traces>,
     pub(crate) responses: Stored,
     /// Seconds since 1970 at the start.
     pub(crate) created: u64,
@@ -40,11 +42,12 @@ pub(crate) struct Served {
 }
 
 impl App {
-    pub(crate) fn new(config: ServerConfig) -> Self {
+    pub(crate) fn new(config: ServerConfig, traces: Option<Traces>) -> Self {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         App {
             keys: Keys::new(&config.keys),
             metrics: Metrics::new(config.names.first().map_or("", String::as_str)),
+            traces,
             responses: Stored::default(),
             created: since.as_secs(),
             model: OnceLock::new(),

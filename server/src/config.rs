@@ -34,6 +34,8 @@ pub struct ServerConfig {
     pub sampling: SamplingParams,
     /// Most tokens of an answer where a request says nothing.
     pub max_tokens: Option<usize>,
+    /// Address of a collector of OpenTelemetry, over HTTP, that spans of answers are sent to.
+    pub otlp_endpoint: Option<String>,
     /// Write vLLM's names of metrics besides ours.
     pub vllm_metrics: bool,
     /// Leave the line of Claude Code's system prompt out that differs from request to request.
@@ -56,6 +58,7 @@ impl ServerConfig {
             drain: Duration::from_secs(30),
             sampling: SamplingParams { temperature: 1.0, ..SamplingParams::greedy() },
             max_tokens: None,
+            otlp_endpoint: None,
             vllm_metrics: true,
             strip_billing_line: true,
         }

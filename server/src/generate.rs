@@ -19,7 +19,7 @@ pub(crate) struct Watched {
     stream: EventStream,
     app: Arc<App>,
     _place: Arc<Place>,
-    request_id: String,
+    client: Client,
     submitted: Instant,
     last_token: Option<Instant>,
 }
@@ -31,9 +31,17 @@ impl Watched {
         place: Arc<Place>,
         client: &Client,
     ) -> Self {
-        let request_id = client.request_id.clone();
-        let submitted = Instant::now();
-        Watched { stream, app, _place: place, request_id, submitted, last_token: None }
+        let (client, submitted) = (client.clone(), Instant::now());
+        Watched { stream, app, _place: place, client, submitted, last_token: None }
+    }
+}
+
+impl Watched {
+    fn trace(&self, now: Instant, ended: Result<(String, &Timings), String>) {
+        if let Some(traces) = &self.app.traces {
+            let Client { request_id, parent, .. } = &self.client;
+            traces.answer(parent, self.app.name(), request_id, now - self.submitted, ended);
+        }
     }
 }
 
@@ -55,7 +63,7 @@ impl Stream for Watched {
                 Event::Finished { finish, timings, .. } => {
                     metrics.finished(*finish, timings, now - self.submitted);
                     tracing::info!(
-                        request_id = self.request_id,
+                        request_id = self.client.request_id,
                         %finish,
                         prompt_tokens = timings.prompt_tokens,
                         cached_tokens = timings.cached_tokens,
@@ -65,10 +73,12 @@ impl Stream for Watched {
                         decode_seconds = timings.decode_seconds,
                         "answer"
                     );
+                    self.trace(now, Ok((finish.to_string(), timings)));
                 }
                 Event::Failed(failure) => {
                     metrics.failed();
-                    tracing::error!(request_id = self.request_id, %failure, "answer");
+                    tracing::error!(request_id = self.client.request_id, %failure, "answer");
+                    self.trace(now, Err(failure.to_string()));
                 }
                 Event::Prompt { .. } | Event::PromptLogprobs(_) => {}
             }

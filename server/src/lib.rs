@@ -30,6 +30,7 @@ mod routes;
 mod sampling;
 mod serve;
 mod sse;
+mod traces;
 mod usage;
 
 pub use config::ServerConfig;

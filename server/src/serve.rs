@@ -13,6 +13,7 @@ use tokio::sync::watch;
 
 use crate::app::App;
 use crate::config::ServerConfig;
+use crate::traces::Traces;
 use crate::{limits, routes};
 
 /// Why a server does not start or went down.
@@ -44,6 +45,14 @@ pub enum ServeError {
         key: String,
         /// What is wrong.
         source: io::Error,
+    },
+    /// There is no collector at this address.
+    #[error("cannot send traces to {endpoint}: {reason}")]
+    Traces {
+        /// What was asked for.
+        endpoint: String,
+        /// What is wrong.
+        reason: String,
     },
     /// The model did not answer.
     #[error("the model does not answer: {reason}")]
@@ -90,7 +99,7 @@ impl Server {
     /// [attached](Server::attach).
     ///
     /// # Errors
-    /// [`ServeError::Open`] and [`ServeError::Listen`].
+    /// [`ServeError::Open`], [`ServeError::Listen`] and [`ServeError::Traces`].
     pub fn bind(config: ServerConfig) -> Result<Self, ServeError> {
         let address = config.address;
         if !address.ip().is_loopback() && config.keys.is_empty() && !config.insecure_no_auth {
@@ -104,7 +113,11 @@ impl Server {
             .thread_name("glm-http")
             .enable_all()
             .build()?;
-        let app = Arc::new(App::new(config));
+        let traces = config.otlp_endpoint.as_deref().map(|endpoint| {
+            let wrong = |reason| ServeError::Traces { endpoint: endpoint.to_owned(), reason };
+            Traces::new(endpoint).map_err(wrong)
+        });
+        let app = Arc::new(App::new(config, traces.transpose()?));
         let shutdown = Shutdown(Arc::new(watch::Sender::new(0)));
         Ok(Server { app, listener, address, runtime, shutdown })
     }
@@ -161,6 +174,9 @@ impl Server {
         let ended = runtime.block_on(serving);
         // What still runs there belongs to clients that are gone.
         runtime.shutdown_timeout(Duration::from_secs(1));
+        if let Some(traces) = &app.traces {
+            traces.flush();
+        }
         match ended {
             Ok(served) => served.map_err(|error| ServeError::from(error).into()),
             Err(error) => Err(ServeError::from(io::Error::other(error)).into()),

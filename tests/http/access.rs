@@ -1,5 +1,7 @@
 //! Keys, names, health, and what every route has.
 
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+
 use serde_json::{Value, json};
 
 use super::{SHARED, SUM, TestServer, user};
@@ -156,6 +158,55 @@ fn models_health_and_metrics() {
         "vllm:iteration_tokens_total",
     ] {
         assert!(text.contains(&format!("\n{name}{{")), "{name} in\n{text}");
+    }
+}
+
+/// A collector that takes one batch and gives its bytes.
+fn collector() -> (String, std::thread::JoinHandle<Vec<u8>>) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    let taken = std::thread::spawn(move || {
+        let (stream, _) = listener.accept().expect("a connection");
+        let mut reader = BufReader::new(&stream);
+        let (mut line, mut length, mut path) = (String::new(), 0, String::new());
+        while reader.read_line(&mut line).is_ok() && line != "\r\n" {
+            let lower = line.to_ascii_lowercase();
+            if let Some(value) = lower.strip_prefix("content-length:") {
+                length = value.trim().parse().expect("a length");
+            }
+            if path.is_empty() {
+                line.clone_into(&mut path);
+            }
+            line.clear();
+        }
+        assert!(path.starts_with("POST /v1/traces "), "{path}");
+        let mut body = vec![0; length];
+        reader.read_exact(&mut body).expect("a body");
+        let answer = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+        (&stream).write_all(answer.as_bytes()).expect("written");
+        body
+    });
+    (url, taken)
+}
+
+#[test]
+fn an_answer_is_a_span_below_the_clients() {
+    let (url, taken) = collector();
+    let server = TestServer::start(|config| config.otlp_endpoint = Some(url), |_| ());
+    let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
+    let parent = format!("00-{trace}-00f067aa0ba902b7-01");
+    let body = json!({"messages": user(SUM)});
+    let answer = server.post_with("/v1/chat/completions", &[("traceparent", &parent)], &body);
+    assert_eq!(answer.status, 200, "{}", answer.text);
+    server.stop();
+    let batch = taken.join().expect("a batch");
+    let id: Vec<u8> = (0..16)
+        .map(|byte| u8::from_str_radix(&trace[2 * byte..2 * byte + 2], 16).expect("a byte"))
+        .collect();
+    let name = answer.header("x-request-id").as_bytes();
+    for wanted in [&id[..], name, b"chat glm-tiny", b"gen_ai.usage.output_tokens"] {
+        let found = batch.windows(wanted.len()).any(|window| window == wanted);
+        assert!(found, "{wanted:?} in {batch:?}");
     }
 }
 

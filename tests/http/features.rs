@@ -223,6 +223,28 @@ fn a_call_is_forced_named_or_forbidden() {
     assert!(answer.message().contains("tool_choice"), "{}", answer.text);
 }
 
+#[test]
+fn a_strict_tool_is_held_to_its_schema_where_the_model_may_call_or_not() {
+    let mut tools = weather();
+    tools[0]["function"]["strict"] = true.into();
+    for thinking in [true, false] {
+        let asked = json!({"tools": tools, "thinking": thinking, "max_tokens": 200});
+        let choice = SHARED.ask(CHAT, &chat(&asked))["choices"][0].clone();
+        assert!(
+            choice["message"]["content"].as_str().is_some_and(|text| text.contains("12")),
+            "{choice}"
+        );
+    }
+    // What cannot be kept to is refused for a strict tool, and let go for others.
+    tools[0]["function"]["parameters"]["properties"]["days"] =
+        json!({"not": {}, "type": "integer"});
+    let refused = SHARED.post(CHAT, &chat(&json!({"tools": tools, "max_tokens": 4})));
+    assert_eq!(refused.status, 400, "{}", refused.text);
+    assert!(refused.message().contains("days"), "{}", refused.text);
+    tools[0]["function"]["strict"] = false.into();
+    SHARED.ask(CHAT, &chat(&json!({"tools": tools, "tool_choice": "required", "max_tokens": 4})));
+}
+
 /// What cannot be answered is said by name, and the next request works.
 #[test]
 fn what_is_wrong_is_named() {

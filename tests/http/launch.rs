@@ -1,6 +1,7 @@
 //! The program with the launch lines of the model card.
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpStream;
 use std::process::{Child, Stdio};
 
 use super::{Answer, agent};
@@ -117,11 +118,28 @@ fn the_two_lines_of_the_model_card_work_with_a_local_model() {
 
 #[cfg(unix)]
 #[test]
-fn a_signal_stops_it_and_it_says_so() {
+fn a_signal_in_the_middle_of_an_answer_stops_it_after_the_answer() {
     let mut program = start(&[]);
+    let address = program.url.strip_prefix("http://").expect("an address");
+    let mut stream = TcpStream::connect(address).expect("a connection");
+    let body = "{\"messages\": [{\"role\": \"user\", \"content\": \"Hello!\"}], \"stream\": true, \
+                \"max_tokens\": 300, \"ignore_eos\": true}";
+    let length = body.len();
+    write!(
+        stream,
+        "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
+         Content-Length: {length}\r\n\r\n{body}"
+    )
+    .expect("written");
+    let mut begun = [0; 64];
+    stream.read_exact(&mut begun).expect("the beginning of an answer");
     let id = program.child.id().to_string();
     let killed = std::process::Command::new("kill").args(["-TERM", &id]).status();
     assert!(killed.expect("kill").success());
+    let mut rest = String::new();
+    stream.read_to_string(&mut rest).expect("the rest");
+    assert!(rest.contains("\"finish_reason\":\"length\""), "{rest}");
+    assert!(rest.contains("data: [DONE]"), "{rest}");
     assert_eq!(program.child.wait().expect("an end").code(), Some(0));
 }
 

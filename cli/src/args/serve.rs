@@ -80,6 +80,9 @@ pub(crate) struct ListenArgs {
     /// What is logged: error, warn, info, debug or trace, also by module as in RUST_LOG
     #[arg(long, value_name = "LEVEL", default_value = "info", hide_short_help = true)]
     pub(crate) log_level: String,
+    /// Collector of OpenTelemetry that spans of answers are sent to, over HTTP
+    #[arg(long, value_name = "URL", env = "OTEL_EXPORTER_OTLP_ENDPOINT", hide_short_help = true)]
+    pub(crate) otlp_endpoint: Option<String>,
     /// Only glm_* metrics, without vLLM's names besides
     #[arg(long, hide_short_help = true)]
     pub(crate) no_vllm_metrics: bool,

@@ -109,6 +109,7 @@ fn server_config(args: &ServerArgs, model: &ModelChoice) -> Result<ServerConfig>
     config.max_queue = args.load.max_queue;
     config.request_timeout = args.load.request_timeout.map(Duration::from_secs_f64);
     config.drain = Duration::from_secs(args.load.drain);
+    config.otlp_endpoint.clone_from(&listen.otlp_endpoint);
     config.vllm_metrics = !listen.no_vllm_metrics;
     config.strip_billing_line = !listen.keep_billing_line;
     Ok(config)

@@ -13,8 +13,7 @@ use futures_util::{Stream, stream};
 use glm_runtime::{Event, TokenLogprobs};
 use serde_json::{Map, Value, json};
 
-use super::chat::now;
-use super::{chat_logprobs, finish_reason, finite, stop_reason, token_text};
+use super::{chat_logprobs, finish_reason, finite, now, stop_reason, token_text};
 use crate::access::{Client, new_id};
 use crate::app::App;
 use crate::body::{Fields, found};

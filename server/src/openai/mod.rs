@@ -59,3 +59,9 @@ fn chat_logprobs(app: &App, logprobs: &TokenLogprobs) -> Value {
 fn finite(logprob: f32) -> f32 {
     logprob.max(-9999.0)
 }
+
+/// Seconds since 1970.
+fn now() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.unwrap_or_default().as_secs()
+}

@@ -8,6 +8,7 @@ mod call;
 mod message;
 mod parser;
 mod python;
+mod repair;
 mod schema;
 #[cfg(test)]
 mod tests;

@@ -6,11 +6,11 @@ use axum::response::sse::Event;
 use glm_runtime::Finish;
 use serde_json::{Value, json};
 
-use super::super::chat::now;
 use crate::access::{Client, new_id};
 use crate::app::App;
 use crate::error::ApiError;
 use crate::generate::{End, Step, Turn};
+use crate::openai::now;
 use crate::parse::Part;
 use crate::sse::{self, Source};
 use crate::usage::Usage;
