@@ -96,7 +96,7 @@ impl Shutdown {
 
 impl Server {
     /// Listens. Requests for answers are refused with 503 until a model is
-    /// [attached](Server::attach).
+    /// loaded by [`Server::run`].
     ///
     /// # Errors
     /// [`ServeError::Open`], [`ServeError::Listen`] and [`ServeError::Traces`].

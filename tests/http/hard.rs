@@ -158,7 +158,8 @@ fn an_unstreamed_answer_ends_with_its_client() {
 #[test]
 fn a_stop_waits_for_what_was_admitted_and_takes_no_more() {
     let server = TestServer::start(|_| (), |config| config.max_batch = 2);
-    let body = json!({"messages": user(SUM), "stream": true, "max_tokens": 60, "ignore_eos": true});
+    let body =
+        json!({"messages": user(SUM), "stream": true, "max_tokens": 400, "ignore_eos": true});
     let streams: Vec<_> = (0..6).map(|_| send(&server, CHAT, &body.to_string())).collect();
     while server.engine.stats().running == 0 || server.get("/health").json()["open_answers"] != 6 {
         std::thread::yield_now();
