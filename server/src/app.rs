@@ -145,13 +145,14 @@ impl App {
         requests.into_iter().map(watched).collect()
     }
 
-    /// Compiles what a text has to look like that begins with no thought, on a thread that may block.
+    /// Compiles what an answer has to look like, on a thread that may block.
     pub(crate) async fn mask(
         self: &Arc<Self>,
         format: Format,
+        thought: Thought,
     ) -> Result<Arc<dyn TokenMask>, ApiError> {
         let app = self.clone();
-        let compile = move || app.model()?.mask(&format, Thought::None);
+        let compile = move || app.model()?.mask(&format, thought);
         let compiled = tokio::task::spawn_blocking(compile).await;
         compiled.map_err(|_| ApiError::internal("the grammar could not be compiled"))?
     }
@@ -174,11 +175,7 @@ impl Served {
     }
 
     /// Compiles what an answer has to look like; takes a while.
-    pub(crate) fn mask(
-        &self,
-        format: &Format,
-        thought: Thought,
-    ) -> Result<Arc<dyn TokenMask>, ApiError> {
+    fn mask(&self, format: &Format, thought: Thought) -> Result<Arc<dyn TokenMask>, ApiError> {
         let id = |tag: &str| self.engine.files().tokenizer.token_id(tag);
         let thinking = Thinking {
             open: id(GLM4.think_open).filter(|_| thought == Thought::MayCome),

@@ -17,7 +17,6 @@ use crate::app::App;
 use crate::body::Fields;
 use crate::chat::Conversation;
 use crate::error::{AnthropicError, ApiError};
-use crate::generate::Turn;
 use crate::{limits, sampling, sse};
 use output::Answering;
 
@@ -41,13 +40,9 @@ pub(crate) async fn messages(
     request.n = 1;
     request.max_tokens = Some(length);
     request.stop_strings.extend(stops);
-    let mut prompt = conversation.prompt(app.clone()).await?;
-    prompt.bind(&app, &mut request)?;
-    request.prompt.clone_from(&prompt.ids);
-    let prompt_tokens = request.prompt.len();
-    let mut events = app.submit(&client, vec![request])?;
-    let events = events.pop().ok_or_else(|| ApiError::internal("no answer was begun"))?;
-    let turn = Turn::new(events, 1, prompt.start, &prompt.tools);
+    let prompt = conversation.prompt(app.clone()).await?;
+    let prompt_tokens = prompt.ids.len();
+    let turn = prompt.begin(&app, &client, request).await?;
     let answering = Answering::new(turn, model, prompt_tokens);
     Ok(match streams {
         true => sse::response(answering),

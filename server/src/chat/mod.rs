@@ -11,12 +11,14 @@ pub(crate) use thinking::Thinking;
 use std::sync::Arc;
 
 use glm_models::chat::GLM4;
+use glm_runtime::Request;
 use glm_runtime::text::ChatInput;
-use glm_runtime::{Request, TokenMask};
 use serde_json::{Map, Value};
 
+use crate::access::Client;
 use crate::app::{App, Thought};
 use crate::error::ApiError;
+use crate::generate::Turn;
 use crate::grammar;
 use crate::parse::{Start, Tools};
 
@@ -40,10 +42,11 @@ pub(crate) struct Conversation {
 #[derive(Debug)]
 pub(crate) struct Prompt {
     pub(crate) ids: Vec<u32>,
-    pub(crate) start: Start,
+    start: Start,
     /// Calls of these are told apart from text.
-    pub(crate) tools: Tools,
-    mask: Option<Arc<dyn TokenMask>>,
+    tools: Tools,
+    /// What the answer has to look like, and what comes before.
+    format: Option<(grammar::Format, Thought)>,
     bans_calls: bool,
     thinking_budget: Option<usize>,
 }
@@ -68,8 +71,7 @@ impl Conversation {
         Ok(())
     }
 
-    /// Renders the template, splits the text into tokens and compiles what the answer has to look
-    /// like, on a thread that may block.
+    /// Renders the template and splits the text into tokens, on a thread that may block.
     pub(crate) async fn prompt(self, app: Arc<App>) -> Result<Prompt, ApiError> {
         let rendered = tokio::task::spawn_blocking(move || self.render(&app)).await;
         rendered.map_err(|_| ApiError::internal("the prompt could not be rendered"))?
@@ -103,25 +105,35 @@ impl Conversation {
             _ if text.trim_end().ends_with(GLM4.think_close) => Thought::None,
             _ => Thought::MayCome,
         };
-        let mask = format.map(|format| model.mask(&format, thought)).transpose()?;
+        let format = format.map(|format| (format, thought));
         let bans_calls = self.tool_choice == ToolChoice::None;
         let tools = if bans_calls { Tools::default() } else { tools };
-        Ok(Prompt { ids, start, tools, mask, bans_calls, thinking_budget: self.thinking.budget })
+        Ok(Prompt { ids, start, tools, format, bans_calls, thinking_budget: self.thinking.budget })
     }
 }
 
 impl Prompt {
-    /// Gives a request what follows from the conversation.
-    pub(crate) fn bind(&mut self, app: &App, request: &mut Request) -> Result<(), ApiError> {
-        let tokenizer = &app.engine()?.files().tokenizer;
-        request.mask = self.mask.take();
-        request.thinking_budget = self.thinking_budget;
-        if self.bans_calls
-            && let Some(call) = tokenizer.token_id(GLM4.tool_call_open)
-        {
+    /// Gives a request what follows from the conversation, and queues it.
+    pub(crate) async fn begin(
+        self,
+        app: &Arc<App>,
+        client: &Client,
+        mut request: Request,
+    ) -> Result<Turn, ApiError> {
+        let Prompt { ids, start, tools, format, bans_calls, thinking_budget } = self;
+        if let Some((format, thought)) = format {
+            request.mask = Some(app.mask(format, thought).await?);
+        }
+        let call = app.engine()?.files().tokenizer.token_id(GLM4.tool_call_open);
+        if let Some(call) = call.filter(|_| bans_calls) {
             request.bad_words.push(vec![call]);
         }
-        Ok(())
+        request.thinking_budget = thinking_budget;
+        request.prompt = ids;
+        let choices = request.n;
+        let mut events = app.submit(client, vec![request])?;
+        let events = events.pop().ok_or_else(|| ApiError::internal("no answer was begun"))?;
+        Ok(Turn::new(events, choices, start, &tools))
     }
 }
 

@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json};
 
 use super::{chat_logprobs, finish_reason, finite, now, stop_reason, token_text};
 use crate::access::{Client, new_id};
-use crate::app::App;
+use crate::app::{App, Thought};
 use crate::body::{Fields, found};
 use crate::error::{ApiError, Dialect};
 use crate::generate::End;
@@ -181,7 +181,7 @@ impl Completing {
         let echoed = shape.logprobs.filter(|_| shape.echo);
         request.prompt_logprobs = echoed.max(shape.prompt_logprobs);
         if let Some(format) = format {
-            request.mask = Some(app.mask(format).await?);
+            request.mask = Some(app.mask(format, Thought::None).await?);
         }
         let n = request.n;
         let requests = prompts.iter().map(|prompt| {

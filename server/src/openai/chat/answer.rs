@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::response::sse::Event;
-use glm_runtime::{Request, TokenLogprobs};
+use glm_runtime::TokenLogprobs;
 use serde_json::{Map, Value, json};
 
 use super::Shape;
@@ -59,7 +59,8 @@ impl Answering {
         turn: Turn,
         model: String,
         shape: Shape,
-        request: &Request,
+        prompt: Vec<u32>,
+        choices: usize,
     ) -> Self {
         Answering {
             app,
@@ -68,9 +69,9 @@ impl Answering {
             id: new_id("chatcmpl-"),
             created: now(),
             model,
-            prompt: if shape.token_ids { request.prompt.clone() } else { Vec::new() },
+            prompt,
             prompt_logprobs: Value::Null,
-            choices: (0..request.n).map(|_| Choice::default()).collect(),
+            choices: (0..choices).map(|_| Choice::default()).collect(),
             usage: Usage::default(),
             stage: Stage::Answers,
         }

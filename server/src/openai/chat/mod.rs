@@ -9,14 +9,12 @@ use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
-use glm_runtime::Request;
 
 use crate::access::Client;
 use crate::app::App;
 use crate::body::Fields;
 use crate::chat::{Conversation, ToolChoice, answer_format, openai_messages, openai_tools};
 use crate::error::ApiError;
-use crate::generate::Turn;
 use crate::{limits, sampling, sse};
 use answer::Answering;
 
@@ -30,8 +28,17 @@ pub(crate) async fn chat(
     let mut fields = Fields::read(&headers, body).await?;
     let model = app.check_model(fields.text("model")?)?;
     let shape = Shape::take(&mut fields)?;
-    let (request, turn) = begin(&app, &client, fields, &shape).await?;
-    let answer = Answering::new(app, turn, model, shape, &request);
+    let conversation = conversation(&mut fields)?;
+    let mut request = sampling::request(&app, &client, &mut fields, Vec::new())?;
+    let length = sampling::max_tokens(&mut fields, &["max_tokens", "max_completion_tokens"], 1)?;
+    request.max_tokens = length.or(request.max_tokens);
+    request.logprobs = shape.logprobs;
+    request.prompt_logprobs = shape.prompt_logprobs;
+    let choices = request.n;
+    let prompt = conversation.prompt(app.clone()).await?;
+    let ids = if shape.token_ids { prompt.ids.clone() } else { Vec::new() };
+    let turn = prompt.begin(&app, &client, request).await?;
+    let answer = Answering::new(app, turn, model, shape, ids, choices);
     match shape.streams {
         true => Ok(sse::response(answer)),
         false => answer.whole().await.map(|value| Json(value).into_response()),
@@ -63,27 +70,6 @@ pub(crate) fn conversation(fields: &mut Fields) -> Result<Conversation, ApiError
         conversation.set_arguments(arguments.rest())?;
     }
     Ok(conversation)
-}
-
-async fn begin(
-    app: &Arc<App>,
-    client: &Client,
-    mut fields: Fields,
-    shape: &Shape,
-) -> Result<(Request, Turn), ApiError> {
-    let conversation = conversation(&mut fields)?;
-    let mut request = sampling::request(app, client, &mut fields, Vec::new())?;
-    let length = sampling::max_tokens(&mut fields, &["max_tokens", "max_completion_tokens"], 1)?;
-    request.max_tokens = length.or(request.max_tokens);
-    request.logprobs = shape.logprobs;
-    request.prompt_logprobs = shape.prompt_logprobs;
-    let mut prompt = conversation.prompt(app.clone()).await?;
-    prompt.bind(app, &mut request)?;
-    request.prompt.clone_from(&prompt.ids);
-    let mut events = app.submit(client, vec![request.clone()])?;
-    let events = events.pop().ok_or_else(|| ApiError::internal("no answer was begun"))?;
-    let turn = Turn::new(events, request.n, prompt.start, &prompt.tools);
-    Ok((request, turn))
 }
 
 /// What the answer is to contain.

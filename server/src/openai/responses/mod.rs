@@ -20,7 +20,6 @@ use crate::app::App;
 use crate::body::Fields;
 use crate::chat::{Conversation, ToolChoice, of_object};
 use crate::error::ApiError;
-use crate::generate::Turn;
 use crate::{sampling, sse};
 use output::Answering;
 
@@ -73,12 +72,8 @@ pub(crate) async fn create(
     request.n = 1;
     let length = sampling::max_tokens(&mut fields, &["max_output_tokens"], 1)?;
     request.max_tokens = length.or(request.max_tokens);
-    let mut prompt = conversation.prompt(app.clone()).await?;
-    prompt.bind(&app, &mut request)?;
-    request.prompt.clone_from(&prompt.ids);
-    let mut events = app.submit(&client, vec![request])?;
-    let events = events.pop().ok_or_else(|| ApiError::internal("no answer was begun"))?;
-    let turn = Turn::new(events, 1, prompt.start, &prompt.tools);
+    let prompt = conversation.prompt(app.clone()).await?;
+    let turn = prompt.begin(&app, &client, request).await?;
     let keeps = stores.then_some((client, history, input));
     let answering = Answering::new(app, turn, echoed, keeps);
     match streams {
