@@ -50,7 +50,9 @@ fn fused_experts_hold_the_same_numbers() {
 
 #[test]
 fn f32_and_f16_files_hold_the_same_numbers() {
-    for (dtype, tolerance) in [(Dtype::F32, 0.0), (Dtype::F16, 2e-3)] {
+    // Weights of each dtype have kernels of their own, with sums in other orders and, with AMX, of
+    // activations of 16 bits.
+    for (dtype, tolerance) in [(Dtype::F32, 1e-5), (Dtype::F16, 2e-3)] {
         let mut model = Checkpoint::built_in();
         for tensor in model.tensors.values_mut().filter(|tensor| tensor.dtype == Dtype::BF16) {
             *tensor = Stored::of(dtype, &tensor.shape, &tensor.floats());

@@ -46,7 +46,8 @@ fn distance(engine: &Engine, golden: &Golden, length: usize, recorded: &str) -> 
     )
 }
 
-/// Logits and drafts; the only difference is where `code * scale` is computed.
+/// Logits and drafts; the only difference is where `code * scale` is computed, and that sums of FP8
+/// take AMX where there is some, with activations of 16 bits.
 #[test]
 fn every_layout_equals_the_same_numbers_in_f32() {
     let fixture = |name| Checkpoint::open(oracle::fixture(name).path());
@@ -62,7 +63,7 @@ fn every_layout_equals_the_same_numbers_in_f32() {
                 [floats(&records, "logits"), floats(&drafts, "mtp.logits_step1")].concat()
             };
             let distance = relative_l2(&logits(&packed), &logits(&plain));
-            assert!(distance < 1e-5, "{layout:?}: {distance:.2e}");
+            assert!(distance < 5e-5, "{layout:?}: {distance:.2e}");
         }
     }
 }

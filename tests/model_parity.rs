@@ -3,6 +3,7 @@
 use std::ops::ControlFlow;
 use std::path::Path;
 
+use glm_backends::cpu::Isa;
 use glm_models::model::Parts;
 use glm_runtime::{DtypeChoice, Engine, EngineConfig, Request, SamplingParams};
 
@@ -58,7 +59,10 @@ fn check_f32(name: &str, device: &str, tolerance: f64, margin: f32, steps: usize
             // Where two experts have the same score up to a rounding, either choice is right, and
             // all that comes after depends on it.
             let tie = closest_choice(&engine, name, &prompt);
-            assert!(tie.gap < ROUTER_TIE && distance < 1e-2, "{place}: {distance:.2e}, {tie:?}");
+            assert!(
+                tie.gap < router_tie(device) && distance < 1e-2,
+                "{place}: {distance:.2e}, {tie:?}"
+            );
             eprintln!("skipped: logits of {place}: {tie:?}, and {distance:.2e} after it");
         }
 
@@ -76,8 +80,11 @@ fn check_f32(name: &str, device: &str, tolerance: f64, margin: f32, steps: usize
     check_trace(&engine, &golden, "", name, tolerance);
 }
 
-/// Scores of experts closer than this may change places by rounding: they are about 1, in f32.
-const ROUTER_TIE: f32 = 2e-7;
+/// Scores of experts closer than this may change places by rounding: they are about 1, in f32; with
+/// AMX, of sums of activations of 16 bits.
+fn router_tie(device: &str) -> f32 {
+    if device == "cpu" && Isa::current() == Isa::Amx { 2e-6 } else { 2e-7 }
+}
 
 /// Where the last expert that is chosen and the first that is not have the closest scores.
 #[derive(Debug)]

@@ -5,8 +5,9 @@ use std::ops::Range;
 use burn::tensor::{DType, Tensor, s};
 
 use crate::fp8::Fp8Matrix;
+use crate::groups::GroupMatrix;
 
-/// A weight matrix `[out, in]`, in the model's dtype or in FP8.
+/// A weight matrix `[out, in]`.
 #[derive(Debug, Clone)]
 #[expect(clippy::large_enum_variant, reason = "a tensor is the usual case, and there are few")]
 pub enum Weight {
@@ -14,11 +15,19 @@ pub enum Weight {
     Dense(Tensor<2>),
     /// In E4M3 codes with scales.
     Fp8(Box<Fp8Matrix>),
+    /// In integers of few bits with a scale for each group of columns.
+    Groups(Box<GroupMatrix>),
 }
 
 impl From<Fp8Matrix> for Weight {
     fn from(matrix: Fp8Matrix) -> Self {
         Weight::Fp8(Box::new(matrix))
+    }
+}
+
+impl From<GroupMatrix> for Weight {
+    fn from(matrix: GroupMatrix) -> Self {
+        Weight::Groups(Box::new(matrix))
     }
 }
 
@@ -28,6 +37,7 @@ impl Weight {
         match self {
             Weight::Dense(weight) => weight.dims(),
             Weight::Fp8(weight) => weight.dims(),
+            Weight::Groups(weight) => weight.dims(),
         }
     }
 
@@ -36,14 +46,16 @@ impl Weight {
         match self {
             Weight::Dense(weight) => Weight::Dense(weight.clone().slice(s![rows, ..])),
             Weight::Fp8(weight) => Weight::Fp8(Box::new(weight.rows(rows))),
+            Weight::Groups(weight) => Weight::Groups(Box::new(weight.rows(rows))),
         }
     }
 
-    /// The matrix in `dtype`, `[out, in]`. FP8 is expanded anew at each call.
+    /// The matrix in `dtype`, `[out, in]`. What is no float is expanded anew at each call.
     pub fn dense(&self, dtype: DType) -> Tensor<2> {
         match self {
             Weight::Dense(weight) => weight.clone().cast(dtype),
             Weight::Fp8(weight) => weight.dequantised().cast(dtype),
+            Weight::Groups(weight) => weight.dequantised().cast(dtype),
         }
     }
 }

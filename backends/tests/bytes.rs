@@ -279,7 +279,7 @@ fn bytes(weight: &Weight) -> usize {
     let [rows, width] = weight.dims();
     let size = match weight {
         Weight::Dense(weight) => weight.dtype().size(),
-        Weight::Fp8(_) => 1,
+        Weight::Fp8(_) | Weight::Groups(_) => 1,
     };
     rows * width * size
 }

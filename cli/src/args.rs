@@ -136,9 +136,17 @@ pub(crate) struct EngineArgs {
     /// Number format to compute in: auto (the checkpoint's), bf16, f16 or f32
     #[arg(long, default_value = "auto")]
     pub(crate) dtype: DtypeChoice,
-    /// Quantise the weights while loading: none or fp8 (one byte a weight)
+    /// Quantise the weights while loading: none, fp8 (one byte a weight), or on the CPU q8 and q4
+    /// (8.5 and 4.5 bits)
     #[arg(long, default_value = "none")]
     pub(crate) quant: QuantChoice,
+    /// Threads that compute on the CPU [default: its physical cores]
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    pub(crate) threads: Option<usize>,
+    /// On the CPU, leave weights in the mapped file where they are one tensor there (all but the
+    /// stacks of experts): less memory, slower
+    #[arg(long, hide_short_help = true)]
+    pub(crate) mmap: bool,
     /// FP8 weights with float (w8a16) or FP8 activations (w8a8); auto is w8a16
     #[arg(long, default_value = "auto", hide_short_help = true)]
     pub(crate) fp8: Fp8Choice,

@@ -75,6 +75,8 @@ impl Place {
             dtype: args.dtype,
             fp8: args.fp8,
             quant: args.quant,
+            threads: args.threads,
+            mmap: args.mmap,
             allow_nan: args.allow_nan,
             ..EngineConfig::default()
         };
@@ -102,8 +104,11 @@ impl Place {
         if self.config.fp8 != Fp8Choice::Auto && !in_fp8 {
             ui::warning("--fp8 has no effect: the weights are not FP8 (see --quant fp8)");
         }
-        if self.config.quant == QuantChoice::Fp8 && files.config.quantization().is_some() {
-            ui::note("--quant fp8 changes only what this FP8 checkpoint keeps in floats");
+        if self.config.quant != QuantChoice::None && files.config.quantization().is_some() {
+            let quant = self.config.quant;
+            ui::note(format!(
+                "--quant {quant} changes only what this FP8 checkpoint keeps in floats"
+            ));
         }
         let bar = ui::Bar::bytes("loading");
         let mut progress =

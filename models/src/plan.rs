@@ -5,7 +5,7 @@
 //! A device has to hold
 //!
 //! - its part of the weights as glm keeps them: the router in f32, FP8 matrices at one byte a
-//!   weight with f32 scales, the rest in the model's dtype. A prediction (MTP) layer shares the main
+//!   weight with f32 scales, other matrices in a dtype of theirs, the rest in the model's. A prediction (MTP) layer shares the main
 //!   model's embedding and head, so its own copies are not counted;
 //! - the KV cache of its sequences at their full length, in pages;
 //! - a workspace, estimated: see [`Plan::workspace_bytes`].
@@ -40,8 +40,10 @@ const RUNTIME_BYTES: u128 = 1 << 30;
 /// What is asked of a model.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Demand {
-    /// Of activations, and of the weights that are not FP8.
+    /// Of activations, and of the weights that are no matrices.
     pub dtype: DType,
+    /// Of matrices that are not FP8, and of the embedding.
+    pub matrices: DType,
     /// Whether weights become FP8 on loading.
     pub quantise: Quantise,
     /// What the KV cache is stored in.
@@ -317,15 +319,16 @@ impl Plan {
 
 /// Bytes of a group as it is kept: what [`crate::weights`] does to each tensor.
 fn held_bytes(group: &TensorGroup, config: &Config, demand: &Demand) -> u128 {
-    let value_bytes = match group.part {
-        Part::Router => DType::F32.size(),
+    let value_bytes = match (group.part, group.form) {
+        (Part::Router, _) => DType::F32.size(),
+        (Part::Embedding, _) | (_, Form::Matrix) => demand.matrices.size(),
         _ => demand.dtype.size(),
     };
     let may_be_quantised =
         group.form == Form::Matrix && !matches!(group.part, Part::Head | Part::Prediction);
     let stored = stored_in_fp8(group, config);
     let quantised = match demand.quantise {
-        Quantise::Fp8 if may_be_quantised => group.count() - stored,
+        Quantise::Fp8 | Quantise::Groups(_) if may_be_quantised => group.count() - stored,
         _ => 0,
     };
     let plain = group.count() - stored - quantised;
@@ -337,10 +340,14 @@ fn held_bytes(group: &TensorGroup, config: &Config, demand: &Demand) -> u128 {
     };
     let elements = group.elements_of_one();
     let scales = |blocks| times(4 * wide(group.shape[0]), wide(blocks));
+    let bytes_of_quantised = match (demand.quantise, &group.shape[..]) {
+        (Quantise::Groups(bits), [rows, width]) => times(wide(*rows), wide(bits.bytes(*width))),
+        _ => elements.saturating_add(scales(1)),
+    };
     sum([
         times(plain, times(elements, wide(value_bytes))),
         times(stored, elements.saturating_add(scales(blocks_in_a_row))),
-        times(quantised, elements.saturating_add(scales(1))),
+        times(quantised, bytes_of_quantised),
     ])
 }
 

@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use burn::tensor::DType;
+use glm_backends::groups::Bits;
 use glm_models::model::Parts;
 use glm_models::weights::{Fp8Numerics, Quantise};
 
@@ -47,6 +48,11 @@ pub struct EngineConfig {
     /// Steps that are launched before the oldest of them is read, 1 or 2; what suits the device
     /// when `None`.
     pub steps_in_flight: Option<usize>,
+    /// On the CPU, leave weights that are one tensor in their file where the file is mapped, instead
+    /// of copying them to large pages: they take no memory of their own and are read more slowly.
+    pub mmap: bool,
+    /// Threads that compute on the CPU; its physical cores when `None`.
+    pub threads: Option<usize>,
     /// Wait for the device after each part of a step, so that [`Stats`](crate::Stats) can tell
     /// where the time goes; costs speed on GPUs.
     pub profile: bool,
@@ -133,6 +139,8 @@ impl Default for EngineConfig {
             prefix_cache: true,
             on_panic: OnPanic::Restart,
             steps_in_flight: None,
+            threads: None,
+            mmap: false,
             profile: false,
             reference_ops: false,
             record_steps: true,
@@ -193,6 +201,10 @@ pub enum QuantChoice {
     None,
     /// Linear layers but head, router and `eh_proj` become FP8 with one scale an output channel.
     Fp8,
+    /// The same become bytes in groups of 32 columns with a scale.
+    Q8,
+    /// The same in four bits.
+    Q4,
 }
 
 impl QuantChoice {
@@ -201,6 +213,8 @@ impl QuantChoice {
         match self {
             QuantChoice::None => Quantise::No,
             QuantChoice::Fp8 => Quantise::Fp8,
+            QuantChoice::Q8 => Quantise::Groups(Bits::Eight),
+            QuantChoice::Q4 => Quantise::Groups(Bits::Four),
         }
     }
 }
@@ -212,7 +226,9 @@ impl FromStr for QuantChoice {
         match text {
             "none" => Ok(QuantChoice::None),
             "fp8" => Ok(QuantChoice::Fp8),
-            other => Err(format!("`{other}` is not known, wanted none or fp8")),
+            "q8" => Ok(QuantChoice::Q8),
+            "q4" => Ok(QuantChoice::Q4),
+            other => Err(format!("`{other}` is not known, wanted none, fp8, q8 or q4")),
         }
     }
 }
@@ -222,6 +238,8 @@ impl fmt::Display for QuantChoice {
         f.write_str(match self {
             QuantChoice::None => "none",
             QuantChoice::Fp8 => "fp8",
+            QuantChoice::Q8 => "q8",
+            QuantChoice::Q4 => "q4",
         })
     }
 }

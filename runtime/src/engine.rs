@@ -21,7 +21,7 @@ use crate::core::{Command, Submission};
 use crate::error::{EngineError, Failure, RequestError};
 use crate::handoff::{MailboxSender, StreamReceiver, mailbox, stream};
 use crate::load::ModelFiles;
-use crate::placement::{check_memory, choose_dtype};
+use crate::placement::{check_memory, check_quant, choose_dtype};
 use crate::request::{Completion, Event, Finish, Request, Timings};
 use crate::runner::Runner;
 use crate::start;
@@ -103,13 +103,16 @@ impl Engine {
             done.set(done.get() + bytes);
             (progress.borrow_mut())(LoadProgress { done_bytes: done.get(), total_bytes });
         };
+        let threads = start::threads(config);
+        // For what is computed while weights are loaded; where there are threads already, they stay.
+        let _ = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
         let started = start::load(files, device, config, &report)?;
         (progress.borrow_mut())(LoadProgress { done_bytes: total_bytes, total_bytes });
         let (commands, mailbox) = mailbox();
         let stats = Arc::new(Mutex::new(Stats::default()));
         let start::Loaded { files, runner, scheduler, core, limits, plan, dtype, dtype_note } =
             started;
-        let thread = start::spawn(runner, scheduler, mailbox, stats.clone(), core)?;
+        let thread = start::spawn(runner, scheduler, mailbox, stats.clone(), core, threads)?;
         let thread = Some(thread);
         let inner = Inner { files, commands, thread, stats, limits, plan, dtype, dtype_note };
         Ok(Engine { inner: Arc::new(inner) })
@@ -132,7 +135,8 @@ impl Engine {
             _ => DType::BF16,
         };
         let (dtype, _) = choose_dtype(stored, device, config)?;
-        check_memory(model, device, dtype, config)
+        check_quant(device, config)?;
+        check_memory(model, device, [dtype, stored], config)
     }
 
     /// Queues a request.

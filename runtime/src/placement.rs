@@ -2,10 +2,11 @@
 
 use burn::tensor::DType;
 use glm_backends::device::{BackendKind, Memory, OpenDevice};
+use glm_backends::ops;
 use glm_models::config::Config;
 use glm_models::model::Parts;
 use glm_models::plan::{Demand, Plan};
-use glm_models::weights::{Quantise, StoredDtype};
+use glm_models::weights::{Matrices, Quantise, StoredDtype};
 
 use crate::config::{EngineConfig, QuantChoice};
 use crate::engine::MAX_SCORES;
@@ -51,18 +52,51 @@ pub(crate) fn stored_dtype(files: &ModelFiles) -> DType {
     }
 }
 
+/// How matrices that are floats are kept: on the CPU as they are stored, where its kernels widen them.
+pub(crate) fn matrices(dtype: DType, device: &OpenDevice, config: &EngineConfig) -> Matrices {
+    let widens = !config.reference_ops && ops::widens_weights(&device.device, dtype);
+    if widens { Matrices::AsStored } else { Matrices::InDtype }
+}
+
+/// The dtype that [`matrices`] leads to for a checkpoint that is `stored` in one.
+pub(crate) fn dtype_of_matrices(
+    [dtype, stored]: [DType; 2],
+    device: &OpenDevice,
+    config: &EngineConfig,
+) -> DType {
+    match matrices(dtype, device, config) {
+        Matrices::AsStored => stored,
+        Matrices::InDtype => dtype,
+    }
+}
+
+/// Refuses weights that the device has no kernels for.
+pub(crate) fn check_quant(device: &OpenDevice, config: &EngineConfig) -> Result<(), EngineError> {
+    match config.quant {
+        QuantChoice::Q8 | QuantChoice::Q4 if device.kind != BackendKind::Cpu => {
+            Err(EngineError::Config {
+                name: "quant",
+                found: format!("{} on {}", config.quant, device.label()),
+                wanted: "none or fp8: q8 and q4 are for the CPU so far".into(),
+            })
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Refuses a model whose weights are larger than all the memory of the device, before anything is
 /// read.
 pub(crate) fn check_memory(
     model: &Config,
     device: &OpenDevice,
-    dtype: DType,
+    [dtype, stored]: [DType; 2],
     config: &EngineConfig,
 ) -> Result<(), EngineError> {
     let Some(present) = device.memory().total else { return Ok(()) };
     let weights = |dtype: DType, quantise: Quantise| {
         let demand = Demand {
             dtype,
+            matrices: dtype_of_matrices([dtype, stored], device, config),
             quantise,
             kv: dtype.into(),
             mtp: config.parts == Parts::MainAndMtp,

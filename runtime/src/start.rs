@@ -19,7 +19,8 @@ use crate::error::EngineError;
 use crate::handoff::Mailbox;
 use crate::load::{ModelFiles, WeightSource};
 use crate::placement::{
-    cache_pages, check_dtype, check_memory, choose_dtype, in_fp8, stored_dtype,
+    self, cache_pages, check_dtype, check_memory, check_quant, choose_dtype, dtype_of_matrices,
+    in_fp8, stored_dtype,
 };
 use crate::runner::{Runner, RunnerConfig};
 use crate::scheduler::{Limits, Scheduler};
@@ -47,22 +48,29 @@ pub(crate) fn load(
     config: &EngineConfig,
     report: &dyn Fn(u64),
 ) -> Result<Loaded, EngineError> {
-    let (dtype, mut dtype_note) = choose_dtype(stored_dtype(&files), device, config)?;
     let stored = stored_dtype(&files);
-    if dtype.size() > stored.size() && !in_fp8(&files.config, config) {
+    let (dtype, mut dtype_note) = choose_dtype(stored, device, config)?;
+    let matrices = dtype_of_matrices([dtype, stored], device, config);
+    if matrices != dtype && dtype_note.is_some() {
+        let (kept, computed) = (matrices.name(), dtype.name());
+        dtype_note = Some(format!("weights stay in {kept}; computing in {computed}"));
+    } else if matrices.size() > stored.size() && !in_fp8(&files.config, config) {
         let twice = ", which takes twice the memory of the checkpoint";
         dtype_note = dtype_note.map(|note| note + twice);
     }
-    check_memory(&files.config, device, dtype, config)?;
+    check_quant(device, config)?;
+    check_memory(&files.config, device, [dtype, stored], config)?;
     let limit = files.config.max_position_embeddings();
     let context = config.max_context.unwrap_or(limit).clamp(1, limit);
 
     let format = Format {
         dtype,
+        matrices: placement::matrices(dtype, device, config),
         fp8: config.fp8.numerics(),
         quantise: config.quant.quantise(),
         quantization: files.config.quantization().cloned(),
         allow_nan: config.allow_nan,
+        map: config.mmap,
     };
     glm_backends::ops::use_reference_only(config.reference_ops);
     let (rank, handle) = (Rank::SINGLE, &device.device);
@@ -117,6 +125,7 @@ pub(crate) fn load(
         &files.config,
         Demand {
             dtype,
+            matrices,
             quantise: config.quant.quantise(),
             kv: kv_format,
             mtp: can_draft,
@@ -167,11 +176,18 @@ pub(crate) fn load(
     })
 }
 
+/// Threads that compute on the CPU: a second thread of a core adds nothing where memory is what is
+/// waited for. Which cores and which part of the memory they get is left to the system.
+pub(crate) fn threads(config: &EngineConfig) -> usize {
+    let allowed = thread::available_parallelism().map_or(1, usize::from);
+    config.threads.unwrap_or_else(|| num_cpus::get_physical().min(allowed).max(1))
+}
+
 /// Makes this thread one of those that compute on the CPU. Otherwise each product would wait until
 /// another thread is awake, and then for that one to wake this one. The others end with the pool.
 /// `None` where the system has no threads for them: all is computed by rayon's own ones then.
-fn workers() -> Option<ThreadPool> {
-    ThreadPoolBuilder::new().use_current_thread().build().ok()
+fn workers(threads: usize) -> Option<ThreadPool> {
+    ThreadPoolBuilder::new().num_threads(threads).use_current_thread().build().ok()
 }
 
 /// Starts the engine's thread.
@@ -181,9 +197,10 @@ pub(crate) fn spawn(
     mailbox: Mailbox<Command<Runner>, String>,
     stats: Arc<Mutex<Stats>>,
     config: CoreConfig,
+    threads: usize,
 ) -> Result<JoinHandle<()>, EngineError> {
     let serve = move || {
-        let _workers = workers();
+        let _workers = workers(threads);
         let mut core = Core::new(runner, scheduler, mailbox, stats, config);
         if let Some(reason) = core.run() {
             core.close(&reason);

@@ -44,8 +44,8 @@ fn inspect_ops_says_how_each_is_computed() {
         ops.iter().find(|entry| entry["op"] == op).expect("listed")["path"].clone()
     };
     assert_eq!(path("paged_attention"), "kernel");
-    assert_eq!(path("linear"), "kernel for few tokens");
-    assert_eq!(path("rms_norm"), "reference");
+    assert_eq!(path("linear"), "kernel");
+    assert_eq!(path("embedding"), "reference");
     let table = glm(&["inspect", "ops", "--backend", "cpu"]).stdout;
     assert!(table.contains("OPERATION") && table.contains("moe_experts"), "{table}");
 }

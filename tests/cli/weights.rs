@@ -35,8 +35,13 @@ fn a_configuration_alone_runs_with_random_weights() {
 }
 
 #[test]
-fn the_built_in_model_still_adds_in_fp8() {
-    for flags in [&["--quant", "fp8"][..], &["--quant", "fp8", "--fp8", "w8a8"]] {
+fn the_built_in_model_still_adds_with_fewer_bits() {
+    for flags in [
+        &["--quant", "fp8"][..],
+        &["--quant", "fp8", "--fp8", "w8a8"],
+        &["--quant", "q8"],
+        &["--quant", "q4", "--threads", "1"],
+    ] {
         let answer = run(&[flags, &[SUM]].concat());
         assert_eq!(answer.stdout, "7 + 5 = 12\n", "{flags:?}");
         assert!(!answer.stderr.contains("twice the memory"), "{answer:?}");
@@ -45,5 +50,5 @@ fn the_built_in_model_still_adds_in_fp8() {
     assert!(unused.stderr.contains("--fp8 has no effect"), "{unused:?}");
     let wrong = run(&["--quant", "q3", SUM]);
     assert_eq!(wrong.code, Some(2));
-    assert!(wrong.stderr.contains("wanted none or fp8"), "{wrong:?}");
+    assert!(wrong.stderr.contains("wanted none, fp8, q8 or q4"), "{wrong:?}");
 }

@@ -4,6 +4,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
+use glm_backends::cpu::Isa;
 use glm_backends::device::{self, OpenDevice};
 use glm_models::trace::{TensorRecord, Values};
 use glm_runtime::load::ModelFiles;
@@ -37,6 +38,7 @@ pub(crate) fn fixture(name: &str) -> TempDir {
 
 /// A device by name, or `None` with a printed reason.
 pub(crate) fn device(name: &str) -> Option<OpenDevice> {
+    LazyLock::force(&ISA);
     match device::open(&name.parse().expect("a device name")) {
         Ok(device) => Some(device),
         Err(error) => {
@@ -45,6 +47,15 @@ pub(crate) fn device(name: &str) -> Option<OpenDevice> {
         }
     }
 }
+
+/// Instructions of the CPU to which `GLM_TEST_ISA` limits the kernels of these tests.
+#[expect(clippy::disallowed_methods, reason = "the path is chosen by the environment")]
+static ISA: LazyLock<()> = LazyLock::new(|| {
+    let Ok(name) = std::env::var("GLM_TEST_ISA") else { return };
+    let isa = Isa::by_name(&name).unwrap_or_else(|| panic!("GLM_TEST_ISA={name} is not known"));
+    isa.limit();
+    drop(writeln!(std::io::stderr(), "kernels of the CPU: {}", Isa::current().name()));
+});
 
 /// The GPU of `GLM_TEST_DEVICE`, or OpenGL.
 #[expect(clippy::disallowed_methods, reason = "the device is chosen by the environment")]

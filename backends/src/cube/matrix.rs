@@ -18,11 +18,15 @@ pub(crate) struct MatrixBuffers {
     pub(crate) layout: RowLayout,
 }
 
+/// What the engine refuses before weights are loaded.
+pub(crate) const NO_GROUPS: &str = "weights in groups are for the CPU so far";
+
 impl MatrixBuffers {
     pub(crate) fn new(weight: &Weight, abilities: Abilities) -> Self {
         match weight {
             Weight::Dense(weight) => Self::of_floats(strided(weight.clone())),
             Weight::Fp8(matrix) => Self::of_codes(matrix, abilities),
+            Weight::Groups(_) => panic!("{NO_GROUPS}"),
         }
     }
 

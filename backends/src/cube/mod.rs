@@ -29,7 +29,7 @@ use cubecl::ir::features::{MmaConfig, Plane};
 use cubecl::prelude::*;
 
 pub(crate) use codes::*;
-pub(crate) use matrix::MatrixBuffers;
+pub(crate) use matrix::{MatrixBuffers, NO_GROUPS};
 pub(crate) use mma::multiply;
 pub(crate) use pages::*;
 pub(crate) use rotation::*;

@@ -169,7 +169,9 @@ fn zeros(slots: usize, width: usize, dtype: DType, device: &Device) -> Tensor<2>
         let bytes = slots * width * dtype.size();
         if bytes.is_multiple_of(size_of::<u64>()) {
             // Elements of their own alignment are taken over without a copy.
-            let untouched = Bytes::from_elems(vec![0_u64; bytes / size_of::<u64>()]);
+            let untouched = vec![0_u64; bytes / size_of::<u64>()];
+            crate::cpu::use_large_pages(untouched.as_ptr(), untouched.len());
+            let untouched = Bytes::from_elems(untouched);
             let data = TensorData::from_bytes(untouched, [slots, width], dtype);
             return Tensor::from_data(data, (device, dtype));
         }

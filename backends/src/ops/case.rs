@@ -4,6 +4,7 @@
 use burn::tensor::{DType, Device, Int, Shape, Tensor, TensorData};
 
 use crate::fp8::{Activations, CODES_PER_WORD, Fp8Matrix};
+use crate::groups::{self, Bits, GroupMatrix};
 use crate::kv::{KvFormat, PageTables, TileShape, TileTables, Tiles};
 
 /// One op and the inputs it is tried on.
@@ -156,6 +157,16 @@ impl Inputs {
         let codes = Tensor::from_data(values, (&self.device, DType::I32));
         let scales = self.floats([rows, width.div_ceil(group)], 0.1).abs();
         Fp8Matrix::new(codes, scales, [width, group], activations)
+    }
+
+    /// A matrix `[rows, width]` of codes in groups.
+    pub fn groups(&mut self, [rows, width]: [usize; 2], bits: Bits) -> GroupMatrix {
+        let values: Vec<f32> = (0..rows * width).map(|_| self.next_unit() as f32 - 0.5).collect();
+        let mut held = groups::Rows::new(bits);
+        held.append(rows, width, |row, into| {
+            into.extend_from_slice(&values[row * width..][..width]);
+        });
+        groups::upload(held, [rows, width], &self.device)
     }
 
     /// The values of an output, read back. A kernel that failed reports it only here.

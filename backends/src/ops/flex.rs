@@ -1,19 +1,32 @@
 //! What the kernels for the CPU share. They belong to Burn's Flex backend and are reached through
 //! its `backend_extension`; each file `cpu.rs` declares the trait of its ops.
 
-use std::sync::LazyLock;
-
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, Dispatch, DispatchDevice, ExtensionType, Flex};
-use burn::tensor::{DType, Device};
-use half::slice::HalfFloatSliceExt;
+use burn::tensor::{DType, Device, Shape};
 use half::{bf16, f16};
 
+use crate::cpu::{Isa, Kind, LANES, Matrix, Values, bytes, widen};
+use crate::groups::{Bits, GROUP};
 use crate::kv::{KvRows, Parts};
+use crate::weight::Weight;
 
 /// Whether tensors of the device are Flex's.
 pub(super) fn computes_on(device: &Device) -> bool {
     matches!(device.as_dispatch(), DispatchDevice::Flex(_))
+}
+
+/// Whether these kernels take tensors of a device in `dtype`.
+pub(super) fn takes(device: &Device, dtype: DType) -> bool {
+    dtype == DType::F32 && computes_on(device) && !super::path::references_only()
+}
+
+/// Rows of a piece of work that is little for each of them.
+pub(super) const ROWS: usize = 16;
+
+/// Lengths of a tensor's axes.
+pub(super) fn shape_of(tensor: &FloatTensor<Flex>) -> Shape {
+    tensor.layout().shape().clone()
 }
 
 /// Integers of any width, in order.
@@ -25,6 +38,115 @@ pub(super) fn integers(tensor: &IntTensor<Flex>) -> Vec<usize> {
         other => panic!("indices in {}", other.name()),
     }
     .expect("contiguous")
+}
+
+/// A [`Weight`] as the tensors of a backend.
+#[derive(Debug, ExtensionType)]
+pub(crate) enum HeldWeight<B: Backend> {
+    /// `[rows, width]`, in any float dtype.
+    Dense(FloatTensor<B>),
+    /// Codes and scales, as in [`Fp8Matrix`](crate::fp8::Fp8Matrix).
+    Fp8 {
+        /// `[rows, words]`
+        words: IntTensor<B>,
+        /// `[rows, groups]`
+        scales: FloatTensor<B>,
+    },
+    /// As in [`GroupMatrix`](crate::groups::GroupMatrix).
+    Groups {
+        /// `[rows, groups * words]`
+        words: IntTensor<B>,
+        /// `[rows, groups]`
+        scales: FloatTensor<B>,
+    },
+}
+
+/// What the tensors of a [`HeldWeight`] do not say.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct WeightForm {
+    /// Columns.
+    width: usize,
+    /// Columns that share a scale.
+    group: usize,
+    /// Of codes in groups.
+    bits: Bits,
+}
+
+impl From<&Weight> for HeldWeight<Dispatch> {
+    fn from(weight: &Weight) -> Self {
+        match weight {
+            Weight::Dense(weight) => HeldWeight::Dense(weight.clone().into_dispatch()),
+            Weight::Fp8(matrix) => HeldWeight::Fp8 {
+                words: matrix.words().clone().into_dispatch(),
+                scales: matrix.scales().clone().into_dispatch(),
+            },
+            Weight::Groups(matrix) => HeldWeight::Groups {
+                words: matrix.words().clone().into_dispatch(),
+                scales: matrix.scales().clone().into_dispatch(),
+            },
+        }
+    }
+}
+
+impl WeightForm {
+    pub(crate) fn of(weight: &Weight) -> Self {
+        let [_, width] = weight.dims();
+        let (group, bits) = match weight {
+            Weight::Dense(_) => (width, Bits::Eight),
+            Weight::Fp8(matrix) => (matrix.group(), Bits::Eight),
+            Weight::Groups(matrix) => (GROUP, matrix.bits()),
+        };
+        WeightForm { width, group, bits }
+    }
+}
+
+impl HeldWeight<Flex> {
+    /// Its rows one after the other in memory: as they are, but for a part of them.
+    pub(crate) fn contiguous(self) -> Self {
+        match self {
+            HeldWeight::Dense(weight) => HeldWeight::Dense(weight.to_contiguous()),
+            HeldWeight::Fp8 { words, scales } => {
+                HeldWeight::Fp8 { words: words.to_contiguous(), scales: scales.to_contiguous() }
+            }
+            HeldWeight::Groups { words, scales } => {
+                HeldWeight::Groups { words: words.to_contiguous(), scales: scales.to_contiguous() }
+            }
+        }
+    }
+
+    /// The matrix of contiguous tensors.
+    pub(crate) fn matrix(&self, form: &WeightForm) -> Matrix<'_> {
+        let WeightForm { width, group, bits } = *form;
+        let (values, rows) = match self {
+            HeldWeight::Dense(weight) => {
+                let [rows, _] = weight.layout().shape().dims();
+                let values = match weight.dtype() {
+                    DType::F32 => Values::F32(weight.as_slice().expect("contiguous")),
+                    DType::F16 => Values::F16(weight.as_slice().expect("contiguous")),
+                    DType::BF16 => Values::Bf16(weight.as_slice().expect("contiguous")),
+                    other => panic!("weights in {}", other.name()),
+                };
+                (values, rows)
+            }
+            HeldWeight::Fp8 { words, scales } => {
+                let [rows, _] = words.layout().shape().dims();
+                let codes = bytes(words.as_slice::<i32>().expect("contiguous"));
+                let scales = scales.as_slice().expect("contiguous");
+                (Values::E4m3 { codes, scales, group }, rows)
+            }
+            HeldWeight::Groups { words, scales } => {
+                let [rows, _] = words.layout().shape().dims();
+                let codes = bytes(words.as_slice::<i32>().expect("contiguous"));
+                let scales = scales.as_slice().expect("contiguous");
+                let values = match bits {
+                    Bits::Eight => Values::Q8 { codes, scales },
+                    Bits::Four => Values::Q4 { codes, scales },
+                };
+                (values, rows)
+            }
+        };
+        Matrix::new(values, [rows, width])
+    }
 }
 
 /// [`KvRows`] as the tensors of a backend.
@@ -56,6 +178,7 @@ impl From<&KvRows> for HeldRows<Dispatch> {
 /// Cached rows in memory, and where in a row the values of each KV head lie.
 #[derive(Debug)]
 pub(super) struct Cached<'a> {
+    isa: Isa,
     rows: Rows<'a>,
     /// Values, words and scales of a row.
     widths: [usize; 3],
@@ -65,9 +188,8 @@ pub(super) struct Cached<'a> {
 #[derive(Debug)]
 enum Rows<'a> {
     F32(&'a [f32]),
-    F16(&'a [f16]),
-    Bf16(&'a [bf16]),
-    Fp8 { words: &'a [i32], scales: &'a [f32] },
+    Half(Kind, &'a [u8]),
+    Fp8 { codes: &'a [u8], scales: &'a [f32] },
 }
 
 /// Where a part of a row begins: its first value, its first word and its scale.
@@ -81,7 +203,7 @@ struct Place {
 
 impl<'a> Cached<'a> {
     /// Rows that consist of `parts`, of which each of `heads` KV heads reads as many.
-    pub(super) fn new(rows: &'a HeldRows<Flex>, parts: &[Parts], heads: usize) -> Self {
+    pub(super) fn new(isa: Isa, rows: &'a HeldRows<Flex>, parts: &[Parts], heads: usize) -> Self {
         let mut next = Place { value: 0, word: 0, scale: 0, width: 0 };
         let mut places = Vec::new();
         for part in parts {
@@ -95,90 +217,65 @@ impl<'a> Cached<'a> {
         let rows = match rows {
             HeldRows::Float(rows) => match rows.dtype() {
                 DType::F32 => Rows::F32(rows.as_slice().expect("contiguous pages")),
-                DType::F16 => Rows::F16(rows.as_slice().expect("contiguous pages")),
-                DType::BF16 => Rows::Bf16(rows.as_slice().expect("contiguous pages")),
+                DType::F16 => {
+                    let rows = rows.as_slice::<f16>().expect("contiguous pages");
+                    Rows::Half(Kind::F16, bytes(rows))
+                }
+                DType::BF16 => {
+                    let rows = rows.as_slice::<bf16>().expect("contiguous pages");
+                    Rows::Half(Kind::Bf16, bytes(rows))
+                }
                 other => panic!("a cache in {}", other.name()),
             },
             HeldRows::Fp8 { words, scales } => Rows::Fp8 {
-                words: words.as_slice().expect("contiguous pages"),
+                codes: bytes(words.as_slice::<i32>().expect("contiguous pages")),
                 scales: scales.as_slice().expect("contiguous pages"),
             },
         };
         let heads = places.chunks(places.len() / heads).map(<[Place]>::to_vec).collect();
-        Cached { rows, widths: [next.value, next.word, next.scale], heads }
+        Cached { isa, rows, widths: [next.value, next.word, next.scale], heads }
+    }
+
+    /// Values of a KV head in a row.
+    pub(super) fn width(&self, head: usize) -> usize {
+        self.heads[head].iter().map(|place| place.width).sum()
     }
 
     /// Values of a KV head at a slot.
-    #[inline(always)]
     pub(super) fn read(&self, slot: usize, head: usize, into: &mut [f32]) {
-        let [values, words_of_row, scales_of_row] = self.widths;
+        let [values, words, scales_of_row] = self.widths;
         let mut rest = into;
         for place in &self.heads[head] {
             let out;
             (out, rest) = rest.split_at_mut(place.width);
             let first = slot * values + place.value;
-            let range = first..first + place.width;
             match &self.rows {
-                Rows::F32(rows) => out.copy_from_slice(&rows[range]),
-                Rows::F16(rows) => rows[range].convert_to_f32_slice(out),
-                Rows::Bf16(rows) => {
-                    for (out, value) in out.iter_mut().zip(&rows[range]) {
-                        *out = f32::from_bits(u32::from(value.to_bits()) << 16);
-                    }
+                Rows::F32(rows) => out.copy_from_slice(&rows[first..first + place.width]),
+                Rows::Half(kind, bytes) => {
+                    widen(self.isa, *kind, &bytes[2 * first..2 * (first + place.width)], out);
                 }
-                Rows::Fp8 { words, scales } => {
-                    let first = slot * words_of_row + place.word;
-                    let words = &words[first..first + crate::kv::words(place.width)];
-                    widen(words, scales[slot * scales_of_row + place.scale], out);
+                Rows::Fp8 { codes, scales } => {
+                    let first = 4 * (slot * words + place.word);
+                    let codes = &codes[first..first + 4 * crate::kv::words(place.width)];
+                    widen(self.isa, Kind::E4m3, codes, out);
+                    let scale = scales[slot * scales_of_row + place.scale];
+                    out.iter_mut().for_each(|value| *value *= scale);
                 }
             }
         }
     }
-}
 
-/// `code * scale` for the codes of some words.
-#[inline(always)]
-fn widen(words: &[i32], scale: f32, out: &mut [f32]) {
-    let (whole, rest) = out.as_chunks_mut::<4>();
-    for (out, word) in whole.iter_mut().zip(words) {
-        *out = values(*word).map(|value| value * scale);
-    }
-    if let Some(word) = words.get(whole.len()) {
-        for (out, value) in rest.iter_mut().zip(values(*word)) {
-            *out = value * scale;
-        }
-    }
-}
-
-/// The values of a word's codes. A code's bits, shifted to where f32 has exponent and mantissa, are
-/// the value times 2⁻¹²⁰, also where it is subnormal; the two NaNs are not told apart, because what
-/// is not finite has a scale that is not.
-#[inline(always)]
-fn values(word: i32) -> [f32; 4] {
-    let word = word.cast_unsigned();
-    [0, 8, 16, 24].map(|shift| {
-        let code = word >> shift;
-        let sign = (code & 0x80) << 24;
-        f32::from_bits(sign | (code & 0x7f) << 20) * f32::from_bits((127 + 120) << 23)
-    })
-}
-
-/// The widest instructions of this CPU.
-pub(super) static ARCH: LazyLock<pulp::Arch> = LazyLock::new(pulp::Arch::new);
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::fp8;
-
-    #[test]
-    fn codes_widen_to_their_values() {
-        for code in (0..=255_u8).filter(|code| !fp8::is_nan(*code)) {
-            let word = i32::from_le_bytes([0, code, 0x38, code]);
-            let mut out = [0.0; 4];
-            widen(&[word], 3.0, &mut out);
-            let value = 3.0 * fp8::decode(code);
-            assert_eq!(out, [0.0, value, 3.0, value], "{code:#x}");
+    /// The values of a KV head in the rows from a slot on, and how far rows are apart: where they lie as
+    /// f32 and can be read in vectors.
+    pub(super) fn in_place(&self, slot: usize, head: usize) -> Option<(&'a [f32], usize)> {
+        let [values, ..] = self.widths;
+        let places = &self.heads[head];
+        let width: usize = places.iter().map(|place| place.width).sum();
+        match self.rows {
+            Rows::F32(rows) if width.is_multiple_of(LANES) => {
+                Some((&rows[slot * values + places[0].value..], values))
+            }
+            _ => None,
         }
     }
 }

@@ -34,7 +34,7 @@ pub use mla_write::{MlaProjected, mla_write};
 pub use moe_experts::{ExpertGroup, ExpertWeights, moe_experts, norm_moe_experts};
 pub use moe_route::{Routed, Routing, moe_route};
 pub use paged_attention::paged_attention;
-pub use path::{OpPath, Path, paths, takes_kernels, use_reference_only};
+pub use path::{OpPath, Path, paths, takes_kernels, use_reference_only, widens_weights};
 pub use quantise_fp8::{Fp8Activations, quantise_fp8};
 pub use rms_norm::{Norm, add_rms_norm, rms_norm};
 pub use rope::{RopeOrder, RotaryTable, Rotation, rope};

@@ -89,12 +89,17 @@ fn without_gpu(op: &str, device: &Device, dtype: DType) -> (Path, String) {
     let burn = || (Path::Reference, "Burn's operations".to_owned());
     #[cfg(feature = "cpu")]
     if super::flex::computes_on(device) {
-        let vectors = |what: &str| format!("vectors of the CPU{what}");
+        let isa = crate::cpu::Isa::current().name();
+        let vectors = |what: &str| format!("{isa}{what}");
         return match op {
+            _ if references_only() => burn(),
             "linear" | "moe_experts" if dtype == DType::F32 => {
-                (Path::KernelForFew, vectors("; float weights only"))
+                (Path::Kernel, vectors(", weights in the type in which they are held"))
             }
-            "kv_write" | "paged_attention" | "mla_attention" | "sample" => {
+            "kv_write" | "paged_attention" | "sample" => (Path::Kernel, vectors("")),
+            "gqa_write" | "mla_attention" | "mla_write" | "moe_route" | "rms_norm" | "swiglu"
+                if dtype == DType::F32 =>
+            {
                 (Path::Kernel, vectors(""))
             }
             _ => burn(),
@@ -106,10 +111,26 @@ fn without_gpu(op: &str, device: &Device, dtype: DType) -> (Path, String) {
 
 static REFERENCE_ONLY: AtomicBool = AtomicBool::new(false);
 
-/// Has GPUs compute all ops by their references, for the whole process: to find out whether wrong
+/// Has devices compute all ops by their references, for the whole process: to find out whether wrong
 /// numbers come from a kernel. Nothing does so unasked.
 pub fn use_reference_only(asked: bool) {
     REFERENCE_ONLY.store(asked, Ordering::Relaxed);
+}
+
+/// Whether references were asked for.
+pub(super) fn references_only() -> bool {
+    REFERENCE_ONLY.load(Ordering::Relaxed)
+}
+
+/// Whether kernels of the CPU widen weights on their way when activations are in `dtype`, so that
+/// matrices can stay in the type in which they are stored.
+#[must_use]
+pub fn widens_weights(device: &Device, dtype: DType) -> bool {
+    #[cfg(feature = "cpu")]
+    let widens = super::flex::takes(device, dtype);
+    #[cfg(not(feature = "cpu"))]
+    let (widens, _, _) = (false, device, dtype);
+    widens
 }
 
 /// Whether ops take kernels on a device: on all that CubeCL runs on, unless references were asked
@@ -120,5 +141,5 @@ pub fn takes_kernels(device: &Device) -> bool {
     let has_kernels = crate::cube::computes_on(device);
     #[cfg(not(feature = "cube"))]
     let (has_kernels, _) = (false, device);
-    has_kernels && !REFERENCE_ONLY.load(Ordering::Relaxed)
+    has_kernels && !references_only()
 }

@@ -53,7 +53,7 @@ pub(crate) struct PlanArgs {
     /// Number format to compute in: auto (the checkpoint's), bf16, f16 or f32
     #[arg(long, default_value = "auto", help_heading = "Use")]
     pub(crate) dtype: DtypeChoice,
-    /// Quantise the weights while loading: none or fp8 (one byte a weight)
+    /// Quantise the weights while loading: none, fp8, q8 or q4 (8, 8.5 or 4.5 bits a weight)
     #[arg(long, default_value = "none", help_heading = "Use")]
     pub(crate) quant: QuantChoice,
     /// Number format of the KV cache; auto is that of --dtype

@@ -111,6 +111,7 @@ impl<'a> Facts<'a> {
     fn memory_to_load(&self) -> u64 {
         let demand = Demand {
             dtype: self.dtype,
+            matrices: self.dtype,
             quantise: self.quant.quantise(),
             kv: self.dtype.into(),
             mtp: false,

@@ -76,6 +76,7 @@ fn demand(args: &PlanArgs, config: &Config) -> Result<Demand> {
     let dtype = args.dtype.dtype().unwrap_or(stored);
     Ok(Demand {
         dtype,
+        matrices: dtype,
         quantise: args.quant.quantise(),
         kv: match args.kv_dtype {
             KvDtype::Auto => dtype.into(),
@@ -173,8 +174,9 @@ impl Report {
 
 /// The formats that the weights could be kept in. What is stored in FP8 stays FP8.
 fn formats(config: &Config, demand: Demand) -> Vec<(&'static str, Plan)> {
-    let of =
-        |name, dtype, quantise| (name, Plan::new(config, Demand { dtype, quantise, ..demand }));
+    let of = |name, dtype, quantise| {
+        (name, Plan::new(config, Demand { dtype, matrices: dtype, quantise, ..demand }))
+    };
     match config.quantization() {
         Some(_) => {
             vec![of("fp8", DType::BF16, Quantise::No), of("fp8_f32", DType::F32, Quantise::No)]

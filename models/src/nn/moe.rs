@@ -154,7 +154,8 @@ impl Stacks {
         // The shared expert is one more where kernels take it like the others.
         let shared =
             ([0, 1].map(|half| gate_or_up("shared_experts", half)), down_of("shared_experts"));
-        let mut with_shared = shape.n_shared_experts == 1 && ops::takes_kernels(w.device());
+        let takes_it = ops::takes_kernels(w.device()) || ops::widens_weights(w.device(), w.dtype());
+        let mut with_shared = shape.n_shared_experts == 1 && takes_it;
         if with_shared {
             let both = [gate_up[0][0].clone(), shared.0[0].clone(), shared.0[1].clone()];
             with_shared = w.alike(&both, OnLoad::Quantise)?

@@ -18,6 +18,7 @@ fn fp8() -> serde_json::Value {
 
 const DEMAND: Demand = Demand {
     dtype: DType::BF16,
+    matrices: DType::BF16,
     quantise: Quantise::No,
     kv: KvFormat::Float(DType::BF16),
     mtp: false,
@@ -43,7 +44,7 @@ fn weights_are_the_parameters_at_their_width() {
         assert_eq!(parts.iter().map(|(_, bytes)| bytes).sum::<u64>(), plan.weights_bytes());
         assert!(parts.iter().all(|(part, _)| *part != Part::Prediction));
 
-        let wide = Plan::new(&config, Demand { dtype: DType::F32, ..DEMAND });
+        let wide = Plan::new(&config, Demand { dtype: DType::F32, matrices: DType::F32, ..DEMAND });
         assert_eq!(wide.weights_bytes(), 4 * total);
         let copies = 2 * config.vocab_size() as u64 * plan.skeleton.hidden_size as u64;
         let predicting = Plan::new(&config, Demand { mtp: true, ..DEMAND });
@@ -243,7 +244,8 @@ fn absurd_sizes_do_not_overflow() {
         "head_dim": most, "n_shared_experts": most, "vocab_size": most, "num_hidden_layers": 4096,
         "num_nextn_predict_layers": 4096, "partial_rotary_factor": 0.1
     }));
-    let demand = Demand { mtp: true, batch: 1 << 20, dtype: DType::F32, ..DEMAND };
+    let demand =
+        Demand { mtp: true, batch: 1 << 20, dtype: DType::F32, matrices: DType::F32, ..DEMAND };
     let plan = Plan::new(&config, demand);
     assert_eq!((plan.weights_bytes(), plan.kv_bytes_per_token()), (u64::MAX, u64::MAX));
     assert_eq!(plan.load(&plan.layout_within(1, 0)).total(), u64::MAX);

@@ -87,9 +87,9 @@ impl HostBuffer {
 
     fn make_room(&mut self) {
         match &mut self.values {
-            Values::Bf16(held) => held.reserve_exact(self.capacity - held.len()),
-            Values::F16(held) => held.reserve_exact(self.capacity - held.len()),
-            Values::F32(held) => held.reserve_exact(self.capacity - held.len()),
+            Values::Bf16(held) => reserve(held, self.capacity),
+            Values::F16(held) => reserve(held, self.capacity),
+            Values::F32(held) => reserve(held, self.capacity),
         }
     }
 
@@ -102,6 +102,17 @@ impl HostBuffer {
             Values::F32(values) => (TensorData::new(values, shape), DType::F32),
         };
         Tensor::from_data(data, (device, dtype))
+    }
+}
+
+/// Room for `capacity` values in all.
+pub(super) fn reserve<T>(held: &mut Vec<T>, capacity: usize) {
+    let is_empty = held.is_empty();
+    held.reserve_exact(capacity - held.len());
+    // Before the first value is written there.
+    if is_empty {
+        #[cfg(feature = "cpu")]
+        glm_backends::cpu::use_large_pages(held.as_ptr(), held.capacity());
     }
 }
 
@@ -128,7 +139,7 @@ pub(super) fn decode_into(values: &mut Vec<f32>, bytes: &[u8], stored: &StoredDt
 }
 
 /// Whether no stored value has all bits of its exponent set.
-fn is_finite(bytes: &[u8], stored: &StoredDtype) -> bool {
+pub(super) fn is_finite(bytes: &[u8], stored: &StoredDtype) -> bool {
     let halves = |exponent: u16| {
         let special = |b: &[u8; 2]| u16::from_le_bytes(*b) & exponent == exponent;
         // Without an early end the loop is wide.

@@ -6,7 +6,7 @@ use burn::tensor::{DType, Device, Tensor, TensorData};
 use glm_backends::fp8::{Activations, CODES_PER_WORD, Fp8Matrix, MAX, encode, is_nan};
 
 use super::StoredDtype;
-use super::host::{decode_into, runs, size};
+use super::host::{decode_into, reserve, runs, size};
 
 /// Least scale of a quantised row, as llm-compressor has it for rows of zeros.
 const LEAST_SCALE: f32 = 1e-12;
@@ -118,9 +118,9 @@ impl Fp8Buffer {
     /// Room is made with the first row, so that a shape which no file confirms allocates nothing.
     fn make_room(&mut self) {
         let words = self.rows * self.width.div_ceil(CODES_PER_WORD);
-        self.words.reserve_exact(words - self.words.len());
+        reserve(&mut self.words, words);
         let scales = self.rows * self.width.div_ceil(self.group);
-        self.scales.reserve_exact(scales - self.scales.len());
+        reserve(&mut self.scales, scales);
     }
 }
 

@@ -3,6 +3,7 @@ use std::collections::BTreeSet;
 
 use burn::tensor::{DType, Device};
 use glm_backends::fp8::Activations;
+use glm_backends::groups::Bits;
 use glm_backends::ranks::Rank;
 
 use super::{LoadError, RandomWeights, TensorInfo, TensorSource, Weights};
@@ -11,8 +12,10 @@ use crate::config::{ActivationScheme, Quantization};
 /// How weights are kept and computed with.
 #[derive(Debug, Clone)]
 pub struct Format {
-    /// Dtype of everything that is not FP8.
+    /// Dtype of activations, and of everything that is not FP8.
     pub dtype: DType,
+    /// Dtype of matrices that are floats, if not that.
+    pub matrices: Matrices,
     /// What FP8 weights are multiplied with.
     pub fp8: Fp8Numerics,
     /// Whether matrices that the file holds in floats become FP8.
@@ -21,6 +24,8 @@ pub struct Format {
     pub quantization: Option<Quantization>,
     /// Whether NaN and infinite weights are taken as they are.
     pub allow_nan: bool,
+    /// Whether what is one tensor in a file stays where it is mapped, on the host.
+    pub map: bool,
 }
 
 impl Format {
@@ -28,10 +33,12 @@ impl Format {
     pub fn plain(dtype: DType) -> Self {
         Format {
             dtype,
+            matrices: Matrices::InDtype,
             fp8: Fp8Numerics::W8a16,
             quantise: Quantise::No,
             quantization: None,
             allow_nan: false,
+            map: false,
         }
     }
 
@@ -44,6 +51,15 @@ impl Format {
             (Fp8Numerics::W8a8, _) => Activations::PerToken,
         }
     }
+}
+
+/// The dtype of weight matrices and of the embedding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Matrices {
+    /// That of the model.
+    InDtype,
+    /// Each that of its tensor in the file, for kernels that widen weights on their way.
+    AsStored,
 }
 
 /// What FP8 weights are multiplied with.
@@ -62,6 +78,8 @@ pub enum Quantise {
     No,
     /// To E4M3 with one scale for each output channel.
     Fp8,
+    /// To integers in groups of 32 columns with an f16 scale each.
+    Groups(Bits),
 }
 
 /// Where tensors come from.

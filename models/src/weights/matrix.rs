@@ -1,13 +1,15 @@
 use std::ops::Range;
 
-use burn::tensor::DType;
+use burn::tensor::{DType, Tensor, TensorData};
+use glm_backends::groups::Bits;
 use glm_backends::weight::Weight;
 
-use super::host::HostBuffer;
+use super::host::{HostBuffer, is_finite};
 use super::host_fp8::{Fp8Buffer, Scales};
-use super::loader::Origin;
+use super::host_groups::GroupBuffer;
+use super::loader::{Loader, Origin};
 use super::view::{FLOATS, is_float};
-use super::{LoadError, Quantise, Split, StoredDtype, Weights, random};
+use super::{LoadError, Matrices, Quantise, Split, StoredDtype, Weights, random};
 use crate::config::ScaleLayout;
 
 /// Whether `--quant` may change a matrix that is stored in floats.
@@ -43,18 +45,22 @@ impl Piece {
 /// How a matrix is kept on the device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kept {
-    Dense,
+    Dense(DType),
     /// With this many columns a scale.
     Fp8 {
         group: usize,
     },
+    Groups(Bits),
 }
 
 impl Kept {
     fn name(self) -> &'static str {
         match self {
-            Kept::Dense => "in floats",
+            Kept::Dense(DType::BF16) => "in BF16",
+            Kept::Dense(DType::F16) => "in F16",
+            Kept::Dense(_) => "in F32",
             Kept::Fp8 { .. } => "F8_E4M3",
+            Kept::Groups(_) => "in groups of integers",
         }
     }
 }
@@ -127,14 +133,20 @@ impl Weights<'_> {
                     self.made(&piece.name, &piece.shape)?;
                 }
                 Ok(match kept {
-                    Kept::Dense => Weight::Dense(random::floats(shape, device, format.dtype)),
+                    Kept::Dense(dtype) => Weight::Dense(random::floats(shape, device, dtype)),
                     Kept::Fp8 { group } => {
                         random::fp8(shape, group, format.activations(), device).into()
                     }
+                    Kept::Groups(bits) => random::groups(shape, bits, device).into(),
                 })
             }
-            (Kept::Dense, Origin::Files(_)) => {
-                let mut buffer = HostBuffer::new(format.dtype, shape.iter().product());
+            (Kept::Dense(dtype), Origin::Files(_)) => {
+                if let [piece] = pieces
+                    && let Some(mapped) = self.mapped(piece, dtype)?
+                {
+                    return Ok(Weight::Dense(mapped.reshape(shape)));
+                }
+                let mut buffer = HostBuffer::new(dtype, shape.iter().product());
                 for piece in pieces {
                     self.append(&mut buffer, &piece.name, &piece.shape, &piece.part)?;
                 }
@@ -147,7 +159,47 @@ impl Weights<'_> {
                 }
                 Ok(buffer.upload(format.activations(), device).into())
             }
+            (Kept::Groups(bits), Origin::Files(_)) => {
+                let mut buffer = GroupBuffer::new(shape, bits);
+                for piece in pieces {
+                    self.append_groups(&mut buffer, piece)?;
+                }
+                Ok(buffer.upload(device).into())
+            }
         }
+    }
+
+    /// A whole tensor where it lies in its file, if the device is the host and takes it as it is.
+    ///
+    /// # Errors
+    /// As [`Weights::tensor`].
+    pub(super) fn mapped(
+        &self,
+        piece: &Piece,
+        dtype: DType,
+    ) -> Result<Option<Tensor<1>>, LoadError> {
+        let Loader { origin, device, format, .. } = self.loader;
+        let is_whole = (piece.shape.iter().zip(&piece.part)).all(|(all, part)| *part == (0..*all));
+        let info = self.info(&piece.name)?;
+        let maps = format.map && format.matrices == Matrices::AsStored;
+        if !maps || !is_whole || !is_float(&info.dtype) {
+            return Ok(None);
+        }
+        let Origin::Files(source) = origin else { return Ok(None) };
+        let Some(bytes) = source.shared(&self.full_name(&piece.name)) else { return Ok(None) };
+        // In a file of another program tensors may begin anywhere.
+        let is_aligned = bytes.as_ptr().addr().is_multiple_of(dtype.size());
+        if self.dtype_of_matrix(&info.dtype) != dtype || !is_aligned {
+            return Ok(None);
+        }
+        let info = self.check(&piece.name, &piece.shape)?;
+        if !format.allow_nan && !is_finite(&bytes, &info.dtype) {
+            return Err(LoadError::NotFinite { name: self.full_name(&piece.name) });
+        }
+        (self.loader.progress)(info.bytes());
+        let count: usize = piece.shape.iter().product();
+        let data = TensorData::from_bytes(bytes, [count], dtype);
+        Ok(Some(Tensor::from_data(data, (*device, dtype))))
     }
 
     /// Bytes that an element of a piece takes on the device, its scales aside.
@@ -156,8 +208,9 @@ impl Weights<'_> {
     /// As [`Weights::alike`].
     pub fn bytes_per_element(&self, piece: &Piece, on_load: OnLoad) -> Result<usize, LoadError> {
         Ok(match self.kept(piece, on_load)? {
-            Kept::Dense => self.loader.format.dtype.size(),
+            Kept::Dense(dtype) => dtype.size(),
             Kept::Fp8 { .. } => 1,
+            Kept::Groups(_) => 1,
         })
     }
 
@@ -170,7 +223,8 @@ impl Weights<'_> {
         if is_float(&dtype) {
             return Ok(match (format.quantise, on_load) {
                 (Quantise::Fp8, OnLoad::Quantise) => Kept::Fp8 { group: piece.columns() },
-                _ => Kept::Dense,
+                (Quantise::Groups(bits), OnLoad::Quantise) => Kept::Groups(bits),
+                _ => Kept::Dense(self.dtype_of_matrix(&dtype)),
             });
         }
         if dtype != StoredDtype::F8E4M3 || piece.shape.len() != 2 {
@@ -195,6 +249,16 @@ impl Weights<'_> {
         })
     }
 
+    /// What a matrix that is stored in floats is kept in.
+    pub(super) fn dtype_of_matrix(&self, stored: &StoredDtype) -> DType {
+        match (self.loader.format.matrices, stored) {
+            (Matrices::InDtype, _) => self.loader.format.dtype,
+            (Matrices::AsStored, StoredDtype::Bf16) => DType::BF16,
+            (Matrices::AsStored, StoredDtype::F16) => DType::F16,
+            (Matrices::AsStored, _) => DType::F32,
+        }
+    }
+
     fn append_fp8(&self, buffer: &mut Fp8Buffer, piece: &Piece) -> Result<(), LoadError> {
         let stored = self.stored(&piece.name, &piece.shape)?;
         let finite = match stored.dtype {
@@ -205,6 +269,16 @@ impl Weights<'_> {
             _ => buffer.quantise(stored.bytes, &stored.dtype, &piece.shape, &piece.part),
         };
         if !finite && !self.loader.format.allow_nan {
+            return Err(LoadError::NotFinite { name: stored.name });
+        }
+        self.done(&stored, &piece.part, &piece.shape);
+        Ok(())
+    }
+
+    fn append_groups(&self, buffer: &mut GroupBuffer, piece: &Piece) -> Result<(), LoadError> {
+        let stored = self.stored(&piece.name, &piece.shape)?;
+        let finite = buffer.quantise(stored.bytes, &stored.dtype, &piece.shape, &piece.part);
+        if !finite {
             return Err(LoadError::NotFinite { name: stored.name });
         }
         self.done(&stored, &piece.part, &piece.shape);

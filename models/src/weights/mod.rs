@@ -4,7 +4,7 @@
 //! - `loader`: [`Loader`], where weights come from and go to, and which were read
 //! - `view`: [`Weights`], the tensors under one prefix
 //! - `matrix`: weight matrices, in floats or FP8, alone or stacked
-//! - `host`, `host_fp8`: values on their way to the device; `random`: values made there
+//! - `host`, `host_fp8`, `host_groups`: values on their way to the device; `random`: values made there
 //! - `source`: [`TensorSource`], what a checkpoint has to offer
 
 use std::ops::Range;
@@ -14,6 +14,7 @@ use glm_backends::ranks::Rank;
 mod error;
 mod host;
 mod host_fp8;
+mod host_groups;
 mod loader;
 mod matrix;
 mod random;
@@ -21,7 +22,7 @@ mod source;
 mod view;
 
 pub use error::LoadError;
-pub use loader::{Format, Fp8Numerics, Loader, Quantise};
+pub use loader::{Format, Fp8Numerics, Loader, Matrices, Quantise};
 pub use matrix::{OnLoad, Piece};
 pub use random::RandomWeights;
 pub use source::{StoredDtype, TensorInfo, TensorSource};

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use burn::tensor::{DType, Device, Distribution, Int, Tensor, s};
 use glm_backends::fp8::{Activations, CODES_PER_WORD, Fp8Matrix};
+use glm_backends::groups::{Bits, GROUP, GroupMatrix};
 
 use super::{StoredDtype, TensorInfo};
 use crate::config::Config;
@@ -112,6 +113,30 @@ pub(super) fn fp8(
         (device, DType::F32),
     );
     Fp8Matrix::new(codes, scales, [width, group], activations)
+}
+
+/// Random codes in groups, with scales that give values of the variance `1 / in`.
+pub(super) fn groups([rows, width]: [usize; 2], bits: Bits, device: &Device) -> GroupMatrix {
+    let words = width.div_ceil(GROUP) * bits.words();
+    let step = (MOST_WORDS / words).max(1);
+    let mut codes = Tensor::<2, Int>::zeros([rows, words], (device, DType::I32));
+    for first in (0..rows).step_by(step) {
+        let last = rows.min(first + step);
+        let part = random_words([last - first, words], device);
+        codes = codes.slice_assign(s![first..last, ..], part);
+    }
+    // Of codes that are drawn evenly.
+    let deviation = match bits {
+        Bits::Eight => 74.0,
+        Bits::Four => 4.6,
+    };
+    let scale = 1.0 / (deviation * (width as f64).sqrt());
+    let scales = Tensor::random(
+        [rows, width.div_ceil(GROUP)],
+        Distribution::Uniform(0.9 * scale, 1.1 * scale),
+        (device, DType::F16),
+    );
+    GroupMatrix::new(codes, scales, width, bits)
 }
 
 /// Words of 32 random bits, put together from halves because a device draws 24 bits at most. The

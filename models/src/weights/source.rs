@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use burn::tensor::Bytes;
+
 /// A checkpoint's tensors by name, as they are stored.
 pub trait TensorSource {
     /// All names, sorted.
@@ -12,6 +14,12 @@ pub trait TensorSource {
 
     /// The stored bytes: row-major, little-endian, at any alignment.
     fn bytes(&self, name: &str) -> Option<&[u8]>;
+
+    /// The stored bytes as memory that lives on without the source, where no copy is needed for it.
+    fn shared(&self, name: &str) -> Option<Bytes> {
+        let _ = name;
+        None
+    }
 
     /// A hint that the bytes of this tensor are not needed any more. Reading them again
     /// stays correct and costs a read of the file.

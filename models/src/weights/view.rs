@@ -52,6 +52,23 @@ impl<'a> Weights<'a> {
         self.floats(name, shape, &shape.map(|length| 0..length), self.loader.format.dtype)
     }
 
+    /// A whole matrix whose rows are looked up, in the dtype in which matrices are kept.
+    ///
+    /// # Errors
+    /// As [`Weights::tensor`].
+    pub fn table(&self, name: &str, shape: [usize; 2]) -> Result<Tensor<2>, LoadError> {
+        let dtype = self.dtype_of_matrix(&self.info(name)?.dtype);
+        if let Some(mapped) = self.mapped(&self.piece(name, shape, Split::Replicated)?, dtype)? {
+            return Ok(mapped.reshape(shape));
+        }
+        self.floats(name, shape, &shape.map(|length| 0..length), dtype)
+    }
+
+    /// Dtype of activations.
+    pub fn dtype(&self) -> DType {
+        self.loader.format.dtype
+    }
+
     /// A whole tensor in f32 whatever the model's dtype: what the router computes with.
     ///
     /// # Errors

@@ -13,9 +13,11 @@ use std::fmt;
 use std::fs::{self, File};
 use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 
 use ::safetensors::tensor::Metadata;
 use ::safetensors::{Dtype, SafeTensorError, SafeTensors};
+use burn::tensor::{AllocationProperty, Bytes as SharedBytes};
 use glm_models::weights::{StoredDtype, TensorInfo, TensorSource};
 use memmap2::Mmap;
 use serde::Deserialize;
@@ -115,6 +117,11 @@ impl TensorSource for Checkpoint {
         self.shards[stored.shard].bytes.as_slice().get(stored.range.clone())
     }
 
+    fn shared(&self, name: &str) -> Option<SharedBytes> {
+        let stored = self.tensors.get(name)?;
+        self.shards[stored.shard].bytes.shared(stored.range.clone())
+    }
+
     fn release(&self, name: &str) {
         if let Some(stored) = self.tensors.get(name) {
             self.shards[stored.shard].bytes.release(stored.range.clone());
@@ -153,7 +160,7 @@ impl Shard {
         // SAFETY: the map is only read, and only as bytes. Changing the file under it would
         // be undefined behaviour that no program can exclude; `Checkpoint` says so.
         match File::open(&path).and_then(|file| unsafe { Mmap::map(&file) }) {
-            Ok(map) => Ok(Self { path, bytes: Bytes::Mapped(map) }),
+            Ok(map) => Ok(Self { path, bytes: Bytes::Mapped(Arc::new(map)) }),
             Err(source) => Err(CheckpointError::Read { path, source }),
         }
     }
@@ -210,7 +217,7 @@ fn announced_length(bytes: &[u8]) -> Option<usize> {
 }
 
 enum Bytes {
-    Mapped(Mmap),
+    Mapped(Arc<Mmap>),
     Embedded(&'static [u8]),
 }
 
@@ -220,6 +227,24 @@ impl Bytes {
             Self::Mapped(map) => map,
             Self::Embedded(bytes) => bytes,
         }
+    }
+
+    /// A part of them that keeps the map alive.
+    fn shared(&self, range: Range<usize>) -> Option<SharedBytes> {
+        struct Part(Arc<Mmap>, Range<usize>);
+
+        impl AsRef<[u8]> for Part {
+            fn as_ref(&self) -> &[u8] {
+                &self.0[self.1.clone()]
+            }
+        }
+
+        self.as_slice().get(range.clone())?;
+        let bytes = match self {
+            Self::Mapped(map) => bytes::Bytes::from_owner(Part(Arc::clone(map), range)),
+            Self::Embedded(bytes) => bytes::Bytes::from_static(&bytes[range]),
+        };
+        Some(SharedBytes::from_shared(bytes, AllocationProperty::File))
     }
 
     /// Lets the system take back the pages of `range`, and of what shares a page with it.

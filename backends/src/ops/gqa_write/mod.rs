@@ -1,6 +1,8 @@
 //! From the joint projection of queries, keys and values to rotated queries and stored rows.
 
 pub(super) mod cases;
+#[cfg(feature = "cpu")]
+mod cpu;
 #[cfg(feature = "cube")]
 mod kernel;
 #[cfg(feature = "cube")]
@@ -39,6 +41,10 @@ pub fn gqa_write(
     layer: &mut KvLayer,
     slots: Tensor<1, Int>,
 ) -> Tensor<3> {
+    #[cfg(feature = "cpu")]
+    if super::flex::takes(&qkv.device(), qkv.dtype()) {
+        return cpu::gqa_write(qkv, head_dim, norms, rotation, layer, slots);
+    }
     #[cfg(feature = "cube")]
     if super::path::takes_kernels(&qkv.device()) {
         return launch::gqa_write(qkv, head_dim, norms, rotation, layer, slots);

@@ -1,86 +1,78 @@
-//! Projections on the CPU for steps with few tokens: the weight is read once and in place.
-#![expect(unsafe_code, reason = "a prefetch")]
+//! Projections on the CPU: the weight is read in place, in the type in which it is held.
 
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Dispatch, Flex, backend_extension};
 use burn::tensor::{Tensor, TensorData};
-use rayon::prelude::*;
 
-use crate::ops::linear::Tokens;
-
-/// Rows of the weight that one thread takes at a time.
-const BLOCK: usize = 96;
+use super::reference::add;
+use crate::cpu::{self, Isa};
+use crate::fp8::Activations;
+use crate::ops::flex::{HeldWeight, WeightForm};
+use crate::ops::quantise_fp8;
+use crate::weight::Weight;
 
 /// Projections as Flex has them.
 #[backend_extension(Flex)]
 pub(crate) trait Project: Backend {
-    /// `x [tokens, in]`, `weight [out, in]`, all in f32 → `[tokens, out]`.
-    fn project(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self>;
+    /// `x [tokens, in]` in f32, `weight [out, in]` → `[tokens, out]` in f32.
+    fn project(
+        x: FloatTensor<Self>,
+        #[extension_type] weight: HeldWeight<Self>,
+        form: WeightForm,
+    ) -> FloatTensor<Self>;
 }
 
 impl Project for Flex {
-    fn project(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
-        let (x, weight) = (x.to_contiguous(), weight.to_contiguous());
-        let [tokens, width] = x.layout().shape().dims();
-        let [rows, _] = weight.layout().shape().dims();
-        let out = run(
-            x.as_slice().expect("contiguous"),
-            weight.as_slice().expect("contiguous"),
-            [tokens, rows, width],
-        );
-        FloatTensor::<Flex>::from_data(TensorData::new(out, [tokens, rows]))
+    fn project(
+        x: FloatTensor<Self>,
+        weight: HeldWeight<Self>,
+        form: WeightForm,
+    ) -> FloatTensor<Self> {
+        let (x, weight) = (x.to_contiguous(), weight.contiguous());
+        let matrix = weight.matrix(&form);
+        let [tokens, _] = x.layout().shape().dims();
+        let out = cpu::product(Isa::current(), x.as_slice().expect("contiguous"), &matrix);
+        FloatTensor::<Flex>::from_data(TensorData::new(out, [tokens, matrix.rows()]))
     }
 }
 
-/// `x · weightᵀ`, everything in f32.
-pub(super) fn project(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
-    Tensor::from_dispatch(Dispatch::project(x.into_dispatch(), weight.into_dispatch()))
+/// Whether these kernels take a product: `x` is in f32, whatever the weight is in.
+pub(super) fn takes(x: &Tensor<2>) -> bool {
+    crate::ops::flex::takes(&x.device(), x.dtype())
 }
 
-fn run(x: &[f32], weight: &[f32], [tokens, rows, width]: [usize; 3]) -> Vec<f32> {
-    let x = Tokens::new(x, width);
-    if !x.want_threads(rows * width) {
-        return x.times(weight);
-    }
-    let blocks = weight.par_chunks(BLOCK * width).map(|rows| x.times(rows));
-    let blocks: Vec<Vec<f32>> = blocks.collect();
-    let mut out = vec![0.0; tokens * rows];
-    let mut first = 0;
-    for block in blocks {
-        let count = block.len() / tokens;
-        for (token, values) in block.chunks_exact(count).enumerate() {
-            out[token * rows + first..][..count].copy_from_slice(values);
+/// As [`super::linear`], for `x` in f32.
+pub(super) fn linear(x: Tensor<2>, weight: &Weight, bias: Option<Tensor<1>>) -> Tensor<2> {
+    let activations = match weight {
+        Weight::Dense(_) | Weight::Groups(_) => Activations::Float,
+        Weight::Fp8(matrix) => matrix.activations(),
+    };
+    let y = match activations {
+        Activations::Float => project(x, weight),
+        Activations::PerToken => {
+            // Values of E4M3 are bf16 values too, so that only their sums are rounded.
+            let quantised = quantise_fp8(x, None);
+            project(quantised.values, weight) * quantised.scales
         }
-        first += count;
-    }
-    out
+        Activations::PerGroup(group) => project(quantise_fp8(x, Some(group)).dequantised(), weight),
+    };
+    add(y, bias)
 }
 
-/// Asks for a value `offset` values after the start of `row`, perhaps past its end, for it is needed
-/// soon.
-#[inline(always)]
-pub(super) fn prefetch(row: &[f32], offset: usize) {
-    #[cfg(target_arch = "x86_64")]
-    {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        let address = row.as_ptr().wrapping_add(offset).cast();
-        // SAFETY: a prefetch changes nothing but caches, and one of any address is without effect
-        // at worst.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(address) };
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = (row, offset);
+fn project(x: Tensor<2>, weight: &Weight) -> Tensor<2> {
+    let form = WeightForm::of(weight);
+    Tensor::from_dispatch(Dispatch::project(x.into_dispatch(), weight.into(), form))
 }
 
 #[cfg(test)]
 mod tests {
-    use burn::tensor::Device;
+    use burn::tensor::{DType, Device};
     use proptest::prelude::*;
 
     use super::*;
+    use crate::groups::Bits;
     use crate::ops::case::Inputs;
     use crate::ops::linear::reference;
-    use crate::weight::Weight;
 
     fn floats(tensor: Tensor<2>) -> Vec<f32> {
         tensor.into_data().try_into_vec_as::<f32>().unwrap()
@@ -93,18 +85,30 @@ mod tests {
             ..ProptestConfig::default()
         })]
 
+        /// Whatever the weight is held in, against the product with its values.
         #[test]
         fn the_kernel_agrees_with_the_reference(
             (tokens, rows, width) in (1..40_usize, 1..150_usize, 1..300_usize),
+            held in 0..7_usize,
             seed: u64,
         ) {
             let mut inputs = Inputs::new(seed, &Device::flex());
             let x = inputs.floats([tokens, width], 1.0);
-            let weight = inputs.floats([rows, width], 0.3);
-            let got = floats(project(x.clone(), weight.clone()));
-            let want = floats(reference::linear(x, &Weight::Dense(weight), None));
+            let dense = inputs.floats([rows, width], 0.3);
+            let weight = match held {
+                0 => Weight::Dense(dense),
+                1 => Weight::Dense(dense.cast(DType::BF16)),
+                2 => Weight::Dense(dense.cast(DType::F16)),
+                3 => inputs.groups([rows, width], Bits::Eight).into(),
+                4 => inputs.groups([rows, width], Bits::Four).into(),
+                5 => inputs.fp8([rows, width], width, Activations::Float).into(),
+                _ => inputs.fp8([rows, width], 64, Activations::Float).into(),
+            };
+            let got = floats(linear(x.clone(), &weight, None));
+            let want = floats(reference::linear(x, &Weight::Dense(weight.dense(DType::F32)), None));
+            let size = want.iter().fold(1f32, |size, value| size.max(value.abs()));
             for (got, want) in got.iter().zip(&want) {
-                prop_assert!((got - want).abs() < 1e-5 * want.abs().max(1.0), "{got} {want}");
+                prop_assert!((got - want).abs() < 5e-5 * size, "{got} {want} of {size}");
             }
         }
     }
@@ -113,11 +117,15 @@ mod tests {
     #[test]
     fn threads_and_neighbours_do_not_change_a_bit() {
         let mut inputs = Inputs::new(4, &Device::flex());
-        let (x, weight) = (inputs.floats([28, 301], 1.0), inputs.floats([1390, 301], 0.3));
-        let together = floats(project(x.clone(), weight.clone()));
-        for first in [0, 3, 24] {
-            let some = floats(project(x.clone().narrow(0, first, 4), weight.clone()));
-            assert_eq!(together[first * 1390..(first + 4) * 1390], some);
+        for dtype in [DType::F32, DType::BF16] {
+            let (x, weight) = (inputs.floats([28, 301], 1.0), inputs.floats([1390, 301], 0.3));
+            let weight = Weight::Dense(weight.cast(dtype));
+            let product = |x: Tensor<2>| floats(linear(x, &weight, None));
+            let together = product(x.clone());
+            for first in [0, 3, 16] {
+                let some = product(x.clone().narrow(0, first, 12));
+                assert_eq!(together[first * 1390..(first + 12) * 1390], some);
+            }
         }
     }
 }

@@ -29,7 +29,7 @@ pub(super) fn linear(
     }
     let (x, x_scales) = match weight {
         Weight::Fp8(matrix) => quantised(x, matrix.activations()),
-        Weight::Dense(_) => (x, None),
+        Weight::Dense(_) | Weight::Groups(_) => (x, None),
     };
     let x = cube::floats(padded(x, weight));
     let x_scales = x_scales.map(cube::floats);
@@ -78,6 +78,7 @@ fn many(x: Tensor<2>, weight: &Weight, bias: Option<Tensor<1>>, dtype: DType) ->
     };
     let y = match weight {
         Weight::Dense(weight) => product(x.cast(wanted), weight.clone().cast(wanted).transpose()),
+        Weight::Groups(_) => panic!("{}", cube::NO_GROUPS),
         Weight::Fp8(matrix) => {
             let (x, x_scales) = quantised(x, matrix.activations());
             match x_scales {
@@ -185,7 +186,7 @@ pub(crate) struct NormBuffers {
 /// with `weight`, or into their codes where a token has one scale.
 pub(crate) fn norms_on_the_way(tokens: usize, weight: &Weight) -> bool {
     let whole = match weight {
-        Weight::Dense(_) => true,
+        Weight::Dense(_) | Weight::Groups(_) => true,
         Weight::Fp8(matrix) => {
             let words = matrix.dims()[1].is_multiple_of(CODES_PER_WORD);
             !matches!(matrix.activations(), Activations::PerGroup(_)) && words
@@ -313,6 +314,7 @@ pub(crate) fn dense(weight: &Weight, dtype: DType) -> Tensor<2> {
     match weight {
         Weight::Dense(weight) => weight.clone().cast(dtype),
         Weight::Fp8(matrix) => cube::tensor(expand(matrix, dtype, true)),
+        Weight::Groups(_) => panic!("{}", cube::NO_GROUPS),
     }
 }
 

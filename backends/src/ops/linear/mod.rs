@@ -10,16 +10,11 @@ mod kernel;
 #[cfg(feature = "cube")]
 pub(crate) mod launch;
 mod reference;
-#[cfg(feature = "cpu")]
-mod tokens;
 
 use burn::tensor::{DType, Tensor};
 
 use crate::ops::Norm;
 use crate::weight::Weight;
-
-#[cfg(feature = "cpu")]
-pub(super) use tokens::Tokens;
 
 /// `x · weightᵀ + bias`.
 ///
@@ -32,10 +27,8 @@ pub(super) use tokens::Tokens;
 /// where a row of the weight has several scales, the scales go into the sum.
 pub fn linear(x: Tensor<2>, weight: &Weight, bias: Option<Tensor<1>>) -> Tensor<2> {
     #[cfg(feature = "cpu")]
-    if let Weight::Dense(weight) = weight
-        && is_for_cpu(&x, weight)
-    {
-        return reference::add(cpu::project(x, weight.clone()), bias);
+    if cpu::takes(&x) {
+        return cpu::linear(x, weight, bias);
     }
     #[cfg(feature = "cube")]
     if super::path::takes_kernels(&x.device()) {
@@ -52,9 +45,13 @@ pub fn wide_linear(x: Tensor<2>, weight: &Weight) -> Tensor<2> {
     if super::path::takes_kernels(&x.device()) {
         return launch::linear(x, weight, None, DType::F32);
     }
+    #[cfg(feature = "cpu")]
+    if cpu::takes(&x) {
+        return cpu::linear(x, weight, None);
+    }
     let x = match weight {
         Weight::Dense(weight) => x.cast(weight.dtype()),
-        Weight::Fp8(_) => x,
+        Weight::Fp8(_) | Weight::Groups(_) => x,
     };
     linear(x, weight, None).cast(DType::F32)
 }
@@ -98,16 +95,4 @@ pub fn norm_linear(
     };
     let y = if wide { wide_linear(normed, weight) } else { linear(normed, weight, bias) };
     (sum, y)
-}
-
-/// Whether the CPU's kernel takes a product: all in f32, and so few tokens that reading the weight is
-/// most of the work. For more of them, the products of matrices of Flex are faster.
-#[cfg(feature = "cpu")]
-fn is_for_cpu(x: &Tensor<2>, weight: &Tensor<2>) -> bool {
-    /// Tokens of a step.
-    const FEW: usize = 32;
-    x.dims()[0] <= FEW
-        && x.dtype() == DType::F32
-        && weight.dtype() == DType::F32
-        && super::flex::computes_on(&x.device())
 }

@@ -12,6 +12,10 @@ pub(super) fn linear(x: Tensor<2>, weight: &Weight, bias: Option<Tensor<1>>) -> 
     let weight = match weight {
         Weight::Dense(weight) => return add(product(x, weight.clone().transpose()), bias),
         Weight::Fp8(weight) => weight,
+        Weight::Groups(weight) => {
+            let weight = weight.dequantised().cast(x.dtype());
+            return add(product(x, weight.transpose()), bias);
+        }
     };
     let [rows, width] = weight.dims();
     let step = (MOST_EXPANDED / width).max(1);

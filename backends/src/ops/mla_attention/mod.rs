@@ -95,10 +95,10 @@ pub fn mla_attention(
 ) -> Tensor<3> {
     let q = q.into();
     #[cfg(feature = "cpu")]
-    if let (PreparedQueries::Heads(q), MlaForm::Absorbed) = (&q, form)
-        && super::flex::computes_on(&q.nope.device())
+    if let PreparedQueries::Heads(q) = &q
+        && super::flex::takes(&q.nope.device(), q.nope.dtype())
     {
-        return cpu::mla_attention(q.clone(), kv_b, layer, tables, page_size, scale);
+        return cpu::mla_attention(q.clone(), kv_b, layer, tables, page_size, scale, form);
     }
     #[cfg(feature = "cube")]
     if super::path::takes_kernels(&q.device()) {

@@ -1,6 +1,8 @@
 //! From the projections of a layer with latents to queries and stored latents.
 
 pub(super) mod cases;
+#[cfg(feature = "cpu")]
+mod cpu;
 #[cfg(feature = "cube")]
 mod kernel;
 #[cfg(feature = "cube")]
@@ -43,6 +45,10 @@ pub fn mla_write(
     slots: Tensor<1, Int>,
     form: MlaForm,
 ) -> PreparedQueries {
+    #[cfg(feature = "cpu")]
+    if super::flex::takes(&projected.q.device(), projected.q.dtype()) {
+        return PreparedQueries::Heads(cpu::mla_write(projected, rotation, layer, slots));
+    }
     #[cfg(feature = "cube")]
     if super::path::takes_kernels(&projected.q.device()) && launch::is_for_few(&projected.q) {
         return launch::mla_write(projected, kv_b, rotation, layer, slots);

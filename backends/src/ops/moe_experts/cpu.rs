@@ -1,24 +1,26 @@
-//! The routed experts on the CPU, for steps with few tokens an expert: weights are read once and in
-//! place, and nothing is launched for an expert.
+//! The routed experts on the CPU: only weights of chosen experts are read, in place and in the type in
+//! which they are held, and nothing is launched for an expert.
+#![expect(unsafe_code, reason = "threads write to places of their own")]
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, Dispatch, Flex, backend_extension};
 use burn::tensor::{Tensor, TensorData};
-use rayon::prelude::*;
 
 use super::ExpertWeights;
+use crate::cpu::{Isa, Matrix, Shared, Sink, Tokens, in_pieces, math};
+use crate::fp8::Activations;
 use crate::ops::Routed;
-use crate::ops::flex::integers;
-use crate::ops::linear::Tokens;
+use crate::ops::flex::{HeldWeight, WeightForm, integers};
 use crate::weight::Weight;
 
-/// Rows of a weight that one thread takes at a time.
-const BLOCK: usize = 48;
 /// Weights of the chosen experts' down projections, and multiply-adds with them, from which a second
 /// thread pays.
 const PARALLEL: (usize, usize) = (1 << 16, 1 << 20);
+/// Tokens whose results are added in one piece.
+const TOKENS: usize = 16;
 
 /// The experts of one buffer.
 #[derive(Debug, Clone)]
@@ -30,15 +32,16 @@ pub(crate) struct Group {
 /// Experts as Flex has them.
 #[backend_extension(Flex)]
 pub(crate) trait MoeExperts: Backend {
-    /// `x [tokens, hidden]`, `experts` and `weights` `[tokens, choices]`, `gate_up
-    /// [count * 2 * width, hidden]`, `down [count * hidden, width]`, all in f32 → what the experts of
-    /// the group add, `[tokens, hidden]`.
+    /// `x [tokens, hidden]` in f32, `experts` and `weights` `[tokens, choices]`, `gate_up
+    /// [count * 2 * width, hidden]`, `down [count * hidden, width]` → what the experts of the group
+    /// add, `[tokens, hidden]` in f32.
     fn run_experts(
         x: FloatTensor<Self>,
         experts: IntTensor<Self>,
         weights: FloatTensor<Self>,
-        gate_up: FloatTensor<Self>,
-        down: FloatTensor<Self>,
+        #[extension_type] gate_up: HeldWeight<Self>,
+        #[extension_type] down: HeldWeight<Self>,
+        forms: [WeightForm; 2],
         group: Group,
     ) -> FloatTensor<Self>;
 }
@@ -48,45 +51,51 @@ impl MoeExperts for Flex {
         x: FloatTensor<Self>,
         experts: IntTensor<Self>,
         weights: FloatTensor<Self>,
-        gate_up: FloatTensor<Self>,
-        down: FloatTensor<Self>,
+        gate_up: HeldWeight<Self>,
+        down: HeldWeight<Self>,
+        forms: [WeightForm; 2],
         group: Group,
     ) -> FloatTensor<Self> {
         let (x, weights) = (x.to_contiguous(), weights.to_contiguous());
-        let (gate_up, down) = (gate_up.to_contiguous(), down.to_contiguous());
+        let (gate_up, down) = (gate_up.contiguous(), down.contiguous());
         let [tokens, hidden] = x.layout().shape().dims();
         let [_, choices] = weights.layout().shape().dims();
-        let [_, width] = down.layout().shape().dims();
-        let shape = [tokens, hidden];
         let step = Step {
+            isa: Isa::current(),
             x: x.as_slice().expect("contiguous"),
-            gate_up: gate_up.as_slice().expect("contiguous"),
-            down: down.as_slice().expect("contiguous"),
-            hidden,
-            width,
+            gate_up: gate_up.matrix(&forms[0]),
+            down: down.matrix(&forms[1]),
         };
         let chosen = Chosen::new(&integers(&experts), choices, &group);
         let out = step.run(&chosen, weights.as_slice().expect("contiguous"), tokens);
-        FloatTensor::<Flex>::from_data(TensorData::new(out, shape))
+        FloatTensor::<Flex>::from_data(TensorData::new(out, [tokens, hidden]))
     }
 }
 
-/// Everything in f32; see [`super::moe_experts`].
+/// Whether these kernels take a step: everything but weights is in f32. (FP8 activations are quantised
+/// anew between the two products, which only the reference does.)
+pub(super) fn takes(x: &Tensor<2>, weights: &ExpertWeights) -> bool {
+    let floats = |weight: &Weight| match weight {
+        Weight::Dense(_) | Weight::Groups(_) => true,
+        Weight::Fp8(matrix) => matrix.activations() == Activations::Float,
+    };
+    crate::ops::flex::takes(&x.device(), x.dtype())
+        && weights.groups.iter().all(|group| floats(&group.gate_up) && floats(&group.down))
+}
+
+/// See [`super::moe_experts`].
 pub(super) fn moe_experts(x: &Tensor<2>, routed: &Routed, weights: &ExpertWeights) -> Tensor<2> {
     let mut first = 0;
     let parts = weights.groups.iter().map(|group| {
         let place = Group { first, count: group.experts };
         first += group.experts;
-        let dense = |weight: &Weight| match weight {
-            Weight::Dense(weight) => weight.clone().into_dispatch(),
-            Weight::Fp8(_) => unreachable!("weights in f32"),
-        };
         Tensor::<2>::from_dispatch(Dispatch::run_experts(
             x.clone().into_dispatch(),
             routed.experts.clone().into_dispatch(),
             routed.weights.clone().into_dispatch(),
-            dense(&group.gate_up),
-            dense(&group.down),
+            (&group.gate_up).into(),
+            (&group.down).into(),
+            [WeightForm::of(&group.gate_up), WeightForm::of(&group.down)],
             place,
         ))
     });
@@ -121,95 +130,143 @@ impl Chosen {
 
 /// What all threads read.
 struct Step<'a> {
+    isa: Isa,
+    /// `[tokens, hidden]`
     x: &'a [f32],
-    gate_up: &'a [f32],
-    down: &'a [f32],
-    hidden: usize,
-    width: usize,
+    gate_up: Matrix<'a>,
+    down: Matrix<'a>,
+}
+
+/// Rows of one expert's matrix, for the tokens that chose it.
+struct Piece<'a> {
+    expert: usize,
+    /// Place of the first token in the order by expert.
+    first: usize,
+    tokens: &'a Tokens,
+    rows: Range<usize>,
 }
 
 impl Step<'_> {
     fn run(&self, chosen: &Chosen, weights: &[f32], tokens: usize) -> Vec<f32> {
-        let (hidden, width) = (self.hidden, self.width);
+        let (hidden, width) = (self.gate_up.width(), self.down.width());
         let parallel = self.want_threads(chosen);
+        let places = chosen.places.len();
+        if places == 0 {
+            return vec![0.0; tokens * hidden];
+        }
 
         // silu(gate · x) * (up · x) of each place.
-        let inputs = chosen.experts.iter().map(|(_, places)| {
-            let mut rows = Vec::with_capacity(places.len() * hidden);
-            for (token, _) in &chosen.places[places.clone()] {
-                rows.extend_from_slice(&self.x[token * hidden..][..hidden]);
+        let inputs = self.inputs(chosen, parallel, &self.gate_up, tokens == 1, |place| {
+            let (token, _) = chosen.places[place];
+            &self.x[token * hidden..][..hidden]
+        });
+        let pieces = pieces(chosen, &inputs, width);
+        let mut inner = vec![0.0; places * width];
+        let shared = Shared::new(&mut inner);
+        in_pieces(pieces.len(), parallel, |index| {
+            let Piece { expert, first, tokens, rows } = &pieces[index];
+            let (count, row) = (rows.len(), expert * 2 * width + rows.start);
+            let mut both = vec![0.0; 2 * tokens.count() * count];
+            let half = both.len() / 2;
+            for (part, row) in [(0, row), (half, row + width)] {
+                let out = Shared::new(&mut both);
+                let matrix = self.gate_up.part(row..row + count);
+                // SAFETY: `both` is this piece's own.
+                unsafe { tokens.times(&matrix, Sink { out, first: part, stride: count }) };
             }
-            Tokens::new(rows, hidden)
-        });
-        let inputs: Vec<_> = inputs.collect();
-        let inner = self.by_blocks(chosen, &inputs, width, parallel, |expert, x, rows| {
-            let first = expert * 2 * width + rows.start;
-            let matrix = |first: usize| &self.gate_up[first * hidden..][..rows.len() * hidden];
-            let gate = x.times(matrix(first));
-            let mut up = x.times(matrix(first + width));
-            for (up, gate) in up.iter_mut().zip(gate) {
-                *up *= gate / (1.0 + (-gate).exp());
+            let (gate, up) = both.split_at_mut(half);
+            math::swiglu(self.isa, gate, up);
+            for (token, up) in up.chunks_exact(count).enumerate() {
+                let place = (first + token) * width + rows.start;
+                // SAFETY: a piece has rows or places of its own.
+                unsafe { shared.part(place, count) }.copy_from_slice(up);
             }
-            up
-        });
-        let inputs = chosen.experts.iter().map(|(_, places)| {
-            Tokens::new(&inner[places.start * width..places.end * width], width)
-        });
-        let inputs: Vec<_> = inputs.collect();
-        let outer = self.by_blocks(chosen, &inputs, hidden, parallel, |expert, x, rows| {
-            let first = (expert * hidden + rows.start) * width;
-            x.times(&self.down[first..][..rows.len() * width])
         });
 
-        // Experts in their order, whatever else is in the step.
-        let mut out = vec![0.0; tokens * hidden];
-        for ((token, place), y) in chosen.places.iter().zip(outer.chunks_exact(hidden)) {
-            for (out, y) in out[token * hidden..][..hidden].iter_mut().zip(y) {
-                *out += weights[*place] * y;
-            }
+        let inputs = self
+            .inputs(chosen, parallel, &self.down, false, |place| &inner[place * width..][..width]);
+        let pieces = self::pieces(chosen, &inputs, hidden);
+        let mut outer = vec![0.0; places * hidden];
+        let shared = Shared::new(&mut outer);
+        in_pieces(pieces.len(), parallel, |index| {
+            let Piece { expert, first, tokens, rows } = &pieces[index];
+            let row = expert * hidden + rows.start;
+            let matrix = self.down.part(row..row + rows.len());
+            let sink = Sink { out: shared, first: first * hidden + rows.start, stride: hidden };
+            // SAFETY: a piece has rows or places of its own.
+            unsafe { tokens.times(&matrix, sink) };
+        });
+
+        // Of each token in the order of its choices, whatever else is in the step.
+        let choices = weights.len() / tokens.max(1);
+        let mut order = vec![None; weights.len()];
+        for (index, (_, place)) in chosen.places.iter().enumerate() {
+            order[*place] = Some(index);
         }
+        let mut out = vec![0.0; tokens * hidden];
+        let shared = Shared::new(&mut out);
+        in_pieces(tokens.div_ceil(TOKENS), parallel && tokens > TOKENS, |piece| {
+            for token in piece * TOKENS..tokens.min((piece + 1) * TOKENS) {
+                // SAFETY: a piece has tokens of its own.
+                let sum = unsafe { shared.part(token * hidden, hidden) };
+                for place in token * choices..(token + 1) * choices {
+                    if let Some(index) = order[place] {
+                        let y = &outer[index * hidden..][..hidden];
+                        math::add_scaled(self.isa, sum, y, weights[place]);
+                    }
+                }
+            }
+        });
         out
+    }
+
+    /// The tokens of each chosen expert, laid out for rows like those of `matrix`; `row` is that of a
+    /// place in the order by expert. Just one where it is the `same` for all.
+    fn inputs<'a>(
+        &self,
+        chosen: &Chosen,
+        parallel: bool,
+        matrix: &Matrix<'_>,
+        same: bool,
+        row: impl Fn(usize) -> &'a [f32] + Sync,
+    ) -> Vec<Tokens> {
+        if same {
+            let token = Tokens::of_rows(self.isa, 1, |_| Cow::Borrowed(row(0)), matrix);
+            return vec![token];
+        }
+        let mut inputs: Vec<Option<Tokens>> = chosen.experts.iter().map(|_| None).collect();
+        let shared = Shared::new(&mut inputs);
+        let many = chosen.places.len() > 2 * chosen.experts.len();
+        in_pieces(chosen.experts.len(), parallel && many, |index| {
+            let (_, places) = &chosen.experts[index];
+            let row = |token: usize| Cow::Borrowed(row(places.start + token));
+            let tokens = Tokens::of_rows(self.isa, places.len(), row, matrix);
+            // SAFETY: each expert has a place of its own.
+            let place = unsafe { shared.part(index, 1) };
+            place[0] = Some(tokens);
+        });
+        inputs.into_iter().flatten().collect()
     }
 
     /// As [`Tokens::want_threads`], for the tokens of all experts.
     fn want_threads(&self, chosen: &Chosen) -> bool {
-        let weights = self.hidden * self.width;
+        let weights = self.gate_up.width() * self.down.width();
         chosen.experts.len() * weights >= PARALLEL.0 || chosen.places.len() * weights >= PARALLEL.1
     }
+}
 
-    /// `[places, rows]`, made in blocks of rows of one expert by `make`, which gets the expert, its
-    /// tokens and the rows and returns `[tokens, rows]`.
-    fn by_blocks(
-        &self,
-        chosen: &Chosen,
-        tokens: &[Tokens<'_>],
-        rows: usize,
-        parallel: bool,
-        make: impl Fn(usize, &Tokens<'_>, Range<usize>) -> Vec<f32> + Sync,
-    ) -> Vec<f32> {
-        let blocks: Vec<_> = (chosen.experts.iter().zip(tokens))
-            .flat_map(|((expert, places), tokens)| {
-                let starts = (0..rows).step_by(BLOCK);
-                let end = move |start: usize| rows.min(start + BLOCK);
-                starts.map(move |start| (*expert, places.start, tokens, start..end(start)))
-            })
-            .collect();
-        let make = |(expert, _, tokens, block): &(usize, usize, &Tokens<'_>, Range<usize>)| {
-            make(*expert, tokens, block.clone())
+/// The matrices of all chosen experts, `rows` each, in pieces.
+fn pieces<'a>(chosen: &Chosen, tokens: &'a [Tokens], rows: usize) -> Vec<Piece<'a>> {
+    let of_expert = |(index, (expert, places)): (usize, &(usize, Range<usize>))| {
+        let tokens = &tokens[index.min(tokens.len() - 1)];
+        let (expert, first, step) = (*expert, places.start, tokens.rows_of_piece());
+        let piece = move |start: usize| {
+            let rows = start..rows.min(start + step);
+            Piece { expert, first, tokens, rows }
         };
-        let made: Vec<Vec<f32>> = match parallel {
-            true => blocks.par_iter().map(make).collect(),
-            false => blocks.iter().map(make).collect(),
-        };
-        let mut out = vec![0.0; chosen.places.len() * rows];
-        for ((_, first, tokens, block), values) in blocks.iter().zip(made) {
-            let places = *first..first + tokens.count();
-            for (place, values) in places.zip(values.chunks_exact(block.len())) {
-                out[place * rows..][block.clone()].copy_from_slice(values);
-            }
-        }
-        out
-    }
+        (0..rows).step_by(step).map(piece)
+    };
+    chosen.experts.iter().enumerate().flat_map(of_expert).collect()
 }
 
 #[cfg(test)]

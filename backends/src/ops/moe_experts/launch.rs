@@ -39,7 +39,7 @@ pub(super) fn moe_experts(
         .collect();
     let activations = match &weights.groups[0].gate_up {
         Weight::Fp8(matrix) => matrix.activations(),
-        Weight::Dense(_) => Activations::Float,
+        Weight::Dense(_) | Weight::Groups(_) => Activations::Float,
     };
     for group in &groups {
         for RowLayout { width, codes, .. } in [group.gate_up.layout, group.down.layout] {

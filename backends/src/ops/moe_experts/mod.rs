@@ -13,8 +13,6 @@ mod reference;
 #[cfg(feature = "cube")]
 mod tiles;
 
-#[cfg(feature = "cpu")]
-use burn::tensor::DType;
 use burn::tensor::{Device, Tensor};
 
 use crate::ops::{Norm, Routed};
@@ -91,7 +89,7 @@ impl ExpertWeights {
 /// more, per expert, for down.
 pub fn moe_experts(x: &Tensor<2>, routed: &Routed, weights: &ExpertWeights) -> Tensor<2> {
     #[cfg(feature = "cpu")]
-    if super::flex::computes_on(&x.device()) && is_for_cpu(x, routed, weights) {
+    if cpu::takes(x, weights) {
         return cpu::moe_experts(x, routed, weights);
     }
     #[cfg(feature = "cube")]
@@ -121,17 +119,4 @@ pub fn norm_moe_experts(
         return launch::moe_experts(&x, Some(&norm), routed, weights);
     }
     moe_experts(&super::rms_norm(x, norm.weight.clone(), norm.eps), routed, weights)
-}
-
-/// Whether the CPU's kernel takes a step: everything is f32, and experts have so few tokens that
-/// reading weights is most of the work. For more of them, the products of matrices of Flex are faster.
-#[cfg(feature = "cpu")]
-fn is_for_cpu(x: &Tensor<2>, routed: &Routed, weights: &ExpertWeights) -> bool {
-    /// Tokens of an expert in the mean.
-    const FEW: usize = 8;
-    let [tokens, choices] = routed.experts.dims();
-    let is_f32 = |weight: &Weight| matches!(weight, Weight::Dense(it) if it.dtype() == DType::F32);
-    tokens * choices <= FEW * weights.count()
-        && x.dtype() == DType::F32
-        && weights.groups.iter().all(|group| is_f32(&group.gate_up) && is_f32(&group.down))
 }

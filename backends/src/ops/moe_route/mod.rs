@@ -1,6 +1,8 @@
 //! Choice of experts.
 
 pub(super) mod cases;
+#[cfg(feature = "cpu")]
+mod cpu;
 #[cfg(feature = "cube")]
 mod kernel;
 #[cfg(feature = "cube")]
@@ -70,6 +72,10 @@ pub fn moe_route(
     live: Tensor<1, Int>,
     routing: &Routing,
 ) -> Routed {
+    #[cfg(feature = "cpu")]
+    if super::flex::takes(&logits.device(), logits.dtype()) {
+        return cpu::moe_route(logits, bias, live, routing);
+    }
     #[cfg(feature = "cube")]
     if super::path::takes_kernels(&logits.device()) {
         return launch::moe_route(logits, bias, live, routing);

@@ -3,23 +3,23 @@
 //! Each token and head is computed by itself, in an order that depends on its position and on
 //! nothing else of the step: what shares a batch, a chunk or a thread with it cannot change its
 //! bits.
+#![expect(unsafe_code, reason = "threads write to places of their own")]
 
 use std::ops::Range;
 
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, Dispatch, ExtensionType, Flex, backend_extension};
 use burn::tensor::{DType, Tensor, TensorData};
-use pulp::{Simd, WithSimd};
-use rayon::prelude::*;
 
-use super::softmax::{TILE, Tile, exponential, exponentials, maximum, scores, total};
-use crate::kv::{KvLayer, KvRows, PageTables, Parts};
-use crate::ops::flex::{ARCH, Cached, HeldRows, integers};
+use crate::cpu::{Isa, LANES, Queries, Seen, Shared, State, TILE, Tile, in_pieces};
+use crate::kv::{KvLayer, PageTables, Parts};
+use crate::ops::flex::{Cached, HeldRows, integers};
 
-/// Most tokens that share the conversion of a tile.
-const BLOCK: usize = 8;
-/// Fewest heads that share it, where there are too few blocks to keep the threads busy.
-const LEAST_HEADS: usize = 4;
+/// Most tokens that share a tile.
+const BLOCK: usize = 16;
+/// Rows whose sums are kept by themselves and put together at the end, so that threads can share a
+/// sequence and the numbers do not depend on whether they do.
+const SPAN: usize = 512;
 /// Multiply-adds from which a second thread pays.
 const PARALLEL: usize = 1 << 19;
 
@@ -47,16 +47,8 @@ pub(crate) struct Form {
 /// Attention as Flex has it.
 #[backend_extension(Flex)]
 pub(crate) trait PagedAttention: Backend {
-    /// `q [tokens, heads, width]` in f32 → `[tokens, heads, value_width]` in f32.
+    /// `q [tokens, heads, width]` in f32 → `[tokens, heads, width]` in f32.
     fn attend_to_pages(
-        q: FloatTensor<Self>,
-        #[extension_type] keys: HeldRows<Self>,
-        #[extension_type] tables: Tables<Self>,
-        form: Form,
-    ) -> FloatTensor<Self>;
-
-    /// The same with values of their own.
-    fn attend_to_keys_and_values(
         q: FloatTensor<Self>,
         #[extension_type] keys: HeldRows<Self>,
         #[extension_type] values: HeldRows<Self>,
@@ -69,23 +61,20 @@ impl PagedAttention for Flex {
     fn attend_to_pages(
         q: FloatTensor<Self>,
         keys: HeldRows<Self>,
-        tables: Tables<Self>,
-        form: Form,
-    ) -> FloatTensor<Self> {
-        let keys = Cached::new(&keys, &form.parts, form.kv_heads);
-        attend(&q, &keys, None, &tables, &form)
-    }
-
-    fn attend_to_keys_and_values(
-        q: FloatTensor<Self>,
-        keys: HeldRows<Self>,
         values: HeldRows<Self>,
         tables: Tables<Self>,
         form: Form,
     ) -> FloatTensor<Self> {
-        let keys = Cached::new(&keys, &form.parts, form.kv_heads);
-        let values = Cached::new(&values, &form.parts, form.kv_heads);
-        attend(&q, &keys, Some(&values), &tables, &form)
+        let isa = Isa::current();
+        let [keys, values] =
+            [&keys, &values].map(|rows| Cached::new(isa, rows, &form.parts, form.kv_heads));
+        let q = q.to_contiguous();
+        let [tokens, heads, _] = q.layout().shape().dims();
+        let places = Places::new(&tables, form.page_size);
+        let mut out = vec![0.0; tokens * heads * form.value_width];
+        let q = q.as_slice().expect("contiguous");
+        over_rows(isa, q, heads, [&keys, &values], &places, &form, &mut out);
+        FloatTensor::<Flex>::from_data(TensorData::new(out, [tokens, heads, form.value_width]))
     }
 }
 
@@ -105,222 +94,262 @@ pub(super) fn paged_attention(
         page_size,
         scale: scale as f32,
     };
-    over_pages(q, layer.keys(), Some(layer.values()), tables, form)
-}
-
-/// Attention in f32, in the dtype of `q` outside.
-pub(crate) fn over_pages(
-    q: Tensor<3>,
-    keys: &KvRows,
-    values: Option<&KvRows>,
-    tables: &PageTables,
-    form: Form,
-) -> Tensor<3> {
     let dtype = q.dtype();
     let q = q.cast(DType::F32).into_dispatch();
-    let tables = Tables::<Dispatch> {
-        sequences: tables.sequences.clone().into_dispatch(),
-        positions: tables.positions.clone().into_dispatch(),
-        block_tables: tables.block_tables.clone().into_dispatch(),
-        query_starts: tables.query_starts.clone().into_dispatch(),
-    };
-    let out = match values {
-        None => Dispatch::attend_to_pages(q, keys.into(), tables, form),
-        Some(values) => {
-            Dispatch::attend_to_keys_and_values(q, keys.into(), values.into(), tables, form)
-        }
-    };
+    let (keys, values) = (layer.keys().into(), layer.values().into());
+    let out = Dispatch::attend_to_pages(q, keys, values, tables.into(), form);
     Tensor::<3>::from_dispatch(out).cast(dtype)
 }
 
-fn attend(
-    q: &FloatTensor<Flex>,
-    keys: &Cached<'_>,
-    values: Option<&Cached<'_>>,
-    tables: &Tables<Flex>,
-    form: &Form,
-) -> FloatTensor<Flex> {
-    let q = q.to_contiguous();
-    let [tokens, heads, width] = q.layout().shape().dims();
-    let [_, pages] = tables.block_tables.layout().shape().dims();
-    let sequences = integers(&tables.sequences);
-    // Rows after the last sequence are padding.
-    let live = integers(&tables.query_starts).last().copied().unwrap_or(0);
-    let step = Step {
-        q: q.as_slice().expect("contiguous"),
-        keys,
-        values,
-        positions: integers(&tables.positions),
-        block_tables: integers(&tables.block_tables),
-        pages,
-        heads,
-        width,
-        form,
-    };
-
-    let blocks = blocks(&sequences[..live]);
-    let group = heads / form.kv_heads;
-    let crowd = 2 * rayon::current_num_threads();
-    // Heads are computed by themselves, so that how they are divided changes nothing.
-    let together = match blocks.len() * form.kv_heads < crowd {
-        true => group.div_ceil(group.div_ceil(LEAST_HEADS)),
-        false => group,
-    };
-    let mut items = Vec::new();
-    for tokens in blocks {
-        for kv_head in 0..form.kv_heads {
-            let end = (kv_head + 1) * group;
-            for first in (kv_head * group..end).step_by(together) {
-                let heads = first..(first + together).min(end);
-                let (tokens, sequence) = (tokens.clone(), sequences[tokens.start]);
-                items.push(Item { step: &step, tokens, sequence, kv_head, heads });
-            }
+impl From<&PageTables> for Tables<Dispatch> {
+    fn from(tables: &PageTables) -> Self {
+        Tables {
+            sequences: tables.sequences.clone().into_dispatch(),
+            positions: tables.positions.clone().into_dispatch(),
+            block_tables: tables.block_tables.clone().into_dispatch(),
+            query_starts: tables.query_starts.clone().into_dispatch(),
         }
     }
-    let work = items.iter().map(Item::multiply_adds).sum::<usize>();
-    let results: Vec<Vec<f32>> = match work < PARALLEL {
-        true => items.iter().map(|item| ARCH.dispatch(item)).collect(),
-        false => items.par_iter().map(|item| ARCH.dispatch(item)).collect(),
-    };
-
-    let value_width = form.value_width;
-    let mut out = vec![0.0; tokens * heads * value_width];
-    for (item, result) in items.iter().zip(results) {
-        let run = item.heads.len() * value_width;
-        for (token, values) in item.tokens.clone().zip(result.chunks(run)) {
-            let first = (token * heads + item.heads.start) * value_width;
-            out[first..first + run].copy_from_slice(values);
-        }
-    }
-    FloatTensor::<Flex>::from_data(TensorData::new(out, [tokens, heads, value_width]))
 }
 
-/// Neighbouring tokens of one sequence, at most [`BLOCK`] at a time.
-fn blocks(sequences: &[usize]) -> Vec<Range<usize>> {
-    let mut blocks: Vec<Range<usize>> = Vec::new();
-    for (token, sequence) in sequences.iter().enumerate() {
-        match blocks.last_mut() {
-            Some(last) if last.len() < BLOCK && sequences[last.start] == *sequence => {
-                last.end = token + 1;
-            }
-            _ => blocks.push(token..token + 1),
-        }
-    }
-    blocks
-}
-
-/// All that the items of a step share.
+/// Where the rows of a step's sequences are.
 #[derive(Debug)]
-struct Step<'a> {
-    /// `[tokens, heads, width]`
-    q: &'a [f32],
-    keys: &'a Cached<'a>,
-    values: Option<&'a Cached<'a>>,
+pub(crate) struct Places {
+    sequences: Vec<usize>,
     positions: Vec<usize>,
     /// `[sequences, pages]`
     block_tables: Vec<usize>,
     pages: usize,
+    page_size: usize,
+}
+
+impl Places {
+    pub(crate) fn new(tables: &Tables<Flex>, page_size: usize) -> Self {
+        let [_, pages] = tables.block_tables.layout().shape().dims();
+        let (mut sequences, mut positions) =
+            (integers(&tables.sequences), integers(&tables.positions));
+        // Rows after the last sequence are padding.
+        let live = integers(&tables.query_starts).last().copied().unwrap_or(0);
+        sequences.truncate(live);
+        positions.truncate(live);
+        let block_tables = integers(&tables.block_tables);
+        Places { sequences, positions, block_tables, pages, page_size }
+    }
+
+    pub(crate) fn page_size(&self) -> usize {
+        self.page_size
+    }
+
+    /// Position of each token.
+    pub(crate) fn positions(&self) -> &[usize] {
+        &self.positions
+    }
+
+    /// Slot of a row of a sequence.
+    pub(crate) fn slot(&self, sequence: usize, row: usize) -> usize {
+        let (page, offset) = (row / self.page_size, row % self.page_size);
+        self.block_tables[sequence * self.pages + page] * self.page_size + offset
+    }
+
+    /// Whether the rows from `first` on lie one after the other.
+    fn are_neighbours(&self, first: usize, rows: usize) -> bool {
+        first % self.page_size + rows <= self.page_size
+    }
+
+    /// Neighbouring tokens of one sequence, at most so many at a time, and the sequence.
+    pub(crate) fn blocks(&self, most: usize) -> Vec<(Range<usize>, usize)> {
+        let mut blocks: Vec<(Range<usize>, usize)> = Vec::new();
+        for (token, sequence) in self.sequences.iter().enumerate() {
+            match blocks.last_mut() {
+                Some((last, of)) if last.len() < most && of == sequence => last.end = token + 1,
+                _ => blocks.push((token..token + 1, *sequence)),
+            }
+        }
+        blocks
+    }
+
+    /// Rows that some tokens see between them.
+    pub(crate) fn rows(&self, tokens: &Range<usize>) -> usize {
+        self.positions[tokens.clone()].iter().max().map_or(0, |position| position + 1)
+    }
+}
+
+/// Attention to cached rows: `q [tokens, heads, width]` → `out [tokens, heads, value_width]`.
+pub(crate) fn over_rows(
+    isa: Isa,
+    q: &[f32],
     heads: usize,
+    [keys, values]: [&Cached<'_>; 2],
+    places: &Places,
+    form: &Form,
+    out: &mut [f32],
+) {
+    let width =
+        form.parts.iter().map(|part| part.count * part.width).sum::<usize>() / form.kv_heads;
+    let group = heads / form.kv_heads;
+    let step = Step { isa, q, keys, values, places, heads, group, width, form };
+    let blocks = places.blocks((BLOCK / group).max(1).max(BLOCK / 2));
+    let items: Vec<Item> = (blocks.into_iter())
+        .flat_map(|(tokens, sequence)| {
+            let rows = places.rows(&tokens);
+            (0..form.kv_heads).map(move |kv_head| Item {
+                tokens: tokens.clone(),
+                sequence,
+                kv_head,
+                rows,
+            })
+        })
+        .collect();
+    let work: usize = items.iter().map(|item| step.multiply_adds(item)).sum();
+    let threads = rayon::current_num_threads();
+    let out = Shared::new(out);
+    if work < PARALLEL || items.len() >= 4 * threads {
+        in_pieces(items.len(), work >= PARALLEL, |index| {
+            let item = &items[index];
+            let queries = step.queries(item);
+            let mut state: Option<State> = None;
+            for first in (0..item.rows).step_by(SPAN) {
+                let part = step.span(item, &queries, first);
+                match &mut state {
+                    None => state = Some(part),
+                    Some(state) => state.merge(&part),
+                }
+            }
+            if let Some(state) = state {
+                step.write(item, &state, out);
+            }
+        });
+        return;
+    }
+
+    // Few items: threads take parts of their rows.
+    let queries: Vec<Queries> = items.iter().map(|item| step.queries(item)).collect();
+    let spans: Vec<(usize, usize)> = (items.iter().enumerate())
+        .flat_map(|(index, item)| (0..item.rows).step_by(SPAN).map(move |first| (index, first)))
+        .collect();
+    let mut states: Vec<Option<State>> = spans.iter().map(|_| None).collect();
+    let shared = Shared::new(&mut states);
+    in_pieces(spans.len(), true, |piece| {
+        let (index, first) = spans[piece];
+        let state = step.span(&items[index], &queries[index], first);
+        // SAFETY: each piece has a place of its own.
+        let place = unsafe { shared.part(piece, 1) };
+        place[0] = Some(state);
+    });
+    let mut states = spans.iter().zip(states).peekable();
+    while let Some(((index, _), state)) = states.next() {
+        let mut state = state.expect("every piece is worked on");
+        while let Some((_, Some(later))) = states.next_if(|((next, _), _)| next == index) {
+            state.merge(&later);
+        }
+        step.write(&items[*index], &state, out);
+    }
+}
+
+/// All that the items of a step share.
+struct Step<'a> {
+    isa: Isa,
+    /// `[tokens, heads, width]`
+    q: &'a [f32],
+    keys: &'a Cached<'a>,
+    values: &'a Cached<'a>,
+    places: &'a Places,
+    heads: usize,
+    /// Heads that share a KV head.
+    group: usize,
     width: usize,
     form: &'a Form,
 }
 
-/// Some heads of one KV head for some tokens of one sequence.
-#[derive(Debug)]
-struct Item<'a> {
-    step: &'a Step<'a>,
+/// The heads of one KV head for some tokens of one sequence.
+struct Item {
     tokens: Range<usize>,
     sequence: usize,
     kv_head: usize,
-    heads: Range<usize>,
-}
-
-impl Item<'_> {
     /// Cached rows that the tokens see between them.
-    fn rows(&self) -> usize {
-        let positions = self.tokens.clone().map(|token| self.step.positions[token] + 1);
-        positions.max().unwrap_or(0)
-    }
-
-    fn multiply_adds(&self) -> usize {
-        let widths = self.step.width + self.step.form.value_width;
-        self.tokens.len() * self.heads.len() * self.rows() * widths
-    }
-
-    fn slot(&self, row: usize) -> usize {
-        let (page, offset) = (row / self.step.form.page_size, row % self.step.form.page_size);
-        let table = &self.step.block_tables[self.sequence * self.step.pages..];
-        table[page] * self.step.form.page_size + offset
-    }
+    rows: usize,
 }
 
-/// Softmax over tiles of rows, with the largest score so far taken out of the exponent and the sums
-/// corrected when a larger one comes ([Milakov & Gimelshein 2018](https://arxiv.org/abs/1805.02867)).
-impl WithSimd for &Item<'_> {
-    type Output = Vec<f32>;
+impl Step<'_> {
+    fn multiply_adds(&self, item: &Item) -> usize {
+        item.tokens.len() * self.group * item.rows * (self.width + self.form.value_width)
+    }
 
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) -> Vec<f32> {
-        let Step { keys, values, form, width, .. } = *self.step;
-        let heads = self.heads.len();
-        let queries = self.tokens.len() * heads;
-        // Rows are padded with zeros to whole vectors.
-        let wide = width.next_multiple_of(S::F32_LANES);
-        let wide_values = form.value_width.next_multiple_of(S::F32_LANES);
-        let mut q = vec![0.0; queries * wide];
-        for (index, q) in q.chunks_exact_mut(wide).enumerate() {
-            let (token, head) =
-                (self.tokens.start + index / heads, self.heads.start + index % heads);
-            let first = (token * self.step.heads + head) * width;
-            q[..width].copy_from_slice(&self.step.q[first..first + width]);
-        }
-        let mut key_rows = vec![0.0; TILE * wide];
-        let mut value_rows = vec![0.0; if values.is_some() { TILE * wide_values } else { 0 }];
-        let mut sums = vec![0.0; queries * wide_values];
-        let mut largest = vec![f32::NEG_INFINITY; queries];
-        let mut weights_sums = vec![0.0; queries];
+    fn queries(&self, item: &Item) -> Queries {
+        let count = item.tokens.len() * self.group;
+        Queries::new(count, self.width, self.form.scale, |query, into| {
+            let token = item.tokens.start + query / self.group;
+            let head = item.kv_head * self.group + query % self.group;
+            let first = (token * self.heads + head) * self.width;
+            into.copy_from_slice(&self.q[first..first + self.width]);
+        })
+    }
 
-        let all = self.rows();
-        for first in (0..all).step_by(TILE) {
-            let rows = TILE.min(all - first);
-            for row in 0..rows {
-                let slot = self.slot(first + row);
-                keys.read(slot, self.kv_head, &mut key_rows[row * wide..][..width]);
-                if let Some(values) = values {
-                    let into = &mut value_rows[row * wide_values..][..form.value_width];
-                    values.read(slot, self.kv_head, into);
+    /// What an item's queries see of the span that begins with a row.
+    fn span(&self, item: &Item, queries: &Queries, start: usize) -> State {
+        let value_width = self.form.value_width;
+        let mut state = State::new(item.tokens.len() * self.group, value_width);
+        let shares_rows = std::ptr::eq(self.keys, self.values);
+        let (wide, wide_values) =
+            (self.width.next_multiple_of(LANES), value_width.next_multiple_of(LANES));
+        let mut key_rows = Vec::new();
+        let mut value_rows = Vec::new();
+        let end = item.rows.min(start + SPAN);
+        for first in (start..end).step_by(TILE) {
+            let rows = TILE.min(end - first);
+            let keys = self.rows(self.keys, item, first..first + rows, wide, &mut key_rows);
+            let values = match shares_rows {
+                true => keys,
+                false => {
+                    let range = first..first + rows;
+                    self.rows(self.values, item, range, wide_values, &mut value_rows)
                 }
-            }
-            let tile_values = match values {
-                Some(_) => Tile { rows: &value_rows, stride: wide_values },
-                None => Tile { rows: &key_rows, stride: wide },
             };
-            for query in 0..queries {
-                let position = self.step.positions[self.tokens.start + query / heads];
-                let seen = (position + 1).saturating_sub(first).min(rows);
-                if seen == 0 {
-                    continue;
-                }
-                let q = &q[query * wide..][..wide];
-                let sum = &mut sums[query * wide_values..][..wide_values];
-                let mut weights = scores(simd, q, &key_rows, seen, form.scale);
-                let before = largest[query];
-                largest[query] = before.max(maximum(&weights));
-                let correction = exponential(before - largest[query]);
-                exponentials(&mut weights, largest[query], seen);
-                weights_sums[query] = weights_sums[query] * correction + total(&weights);
-                if correction != 1.0 {
-                    sum.iter_mut().for_each(|sum| *sum *= correction);
-                }
-                tile_values.add_weighted(simd, &weights[..seen], sum);
-            }
+            let tile = Tile {
+                rows,
+                keys: keys.0,
+                key_stride: keys.1,
+                values: values.0,
+                value_stride: values.1,
+            };
+            let positions = &self.places.positions[item.tokens.clone()];
+            let seen = Seen { positions, heads: self.group, first };
+            queries.attend(self.isa, tile, seen, &mut state);
         }
+        state
+    }
 
-        let mut out = Vec::with_capacity(queries * form.value_width);
-        for (sum, weights) in sums.chunks_exact(wide_values).zip(weights_sums) {
-            out.extend(sum[..form.value_width].iter().map(|sum| sum / weights));
+    /// Some rows in f32, and how far they are apart: where they lie, or in `buffer`.
+    fn rows<'b>(
+        &'b self,
+        cached: &'b Cached<'_>,
+        item: &Item,
+        rows: Range<usize>,
+        wide: usize,
+        buffer: &'b mut Vec<f32>,
+    ) -> (&'b [f32], usize) {
+        let slot = |row| self.places.slot(item.sequence, row);
+        if self.places.are_neighbours(rows.start, rows.len())
+            && let Some(in_place) = cached.in_place(slot(rows.start), item.kv_head)
+        {
+            return in_place;
         }
-        out
+        buffer.resize(TILE * wide, 0.0);
+        for (row, into) in rows.zip(buffer.chunks_exact_mut(wide)) {
+            cached.read(slot(row), item.kv_head, &mut into[..cached.width(item.kv_head)]);
+        }
+        (buffer, wide)
+    }
+
+    fn write(&self, item: &Item, state: &State, out: Shared<'_, f32>) {
+        let width = self.form.value_width;
+        for query in 0..item.tokens.len() * self.group {
+            let token = item.tokens.start + query / self.group;
+            let head = item.kv_head * self.group + query % self.group;
+            // SAFETY: each item has tokens or heads of its own.
+            let out = unsafe { out.part((token * self.heads + head) * width, width) };
+            state.write(query, out);
+        }
     }
 }
 

@@ -16,8 +16,6 @@ pub(crate) mod launch;
 #[cfg(feature = "cube")]
 mod products;
 mod reference;
-#[cfg(feature = "cpu")]
-mod softmax;
 #[cfg(feature = "cube")]
 mod tiled;
 #[cfg(feature = "cube")]
@@ -42,7 +40,7 @@ pub fn paged_attention(
     scale: f64,
 ) -> Tensor<3> {
     #[cfg(feature = "cpu")]
-    if super::flex::computes_on(&q.device()) {
+    if super::flex::takes(&q.device(), burn::tensor::DType::F32) {
         return cpu::paged_attention(q, layer, tables, page_size, scale);
     }
     #[cfg(feature = "cube")]

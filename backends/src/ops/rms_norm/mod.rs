@@ -1,6 +1,8 @@
 //! Root-mean-square norm.
 
 pub(super) mod cases;
+#[cfg(feature = "cpu")]
+mod cpu;
 #[cfg(feature = "cube")]
 mod kernel;
 #[cfg(feature = "cube")]
@@ -25,6 +27,10 @@ pub struct Norm<'a> {
 /// the dtype, and the result is rounded to the dtype of `x` before the weight is multiplied, as
 /// transformers' `Glm4MoeRMSNorm` does.
 pub fn rms_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, eps: f64) -> Tensor<D> {
+    #[cfg(feature = "cpu")]
+    if super::flex::takes(&x.device(), x.dtype()) {
+        return cpu::rms_norm(x, weight, eps);
+    }
     #[cfg(feature = "cube")]
     if super::path::takes_kernels(&x.device()) {
         return launch::rms_norm(x, weight, eps);
@@ -41,6 +47,10 @@ pub fn add_rms_norm(
     weight: Tensor<1>,
     eps: f64,
 ) -> (Tensor<2>, Tensor<2>) {
+    #[cfg(feature = "cpu")]
+    if super::flex::takes(&x.device(), x.dtype()) {
+        return cpu::add_rms_norm(x, added, weight, eps);
+    }
     #[cfg(feature = "cube")]
     if super::path::takes_kernels(&x.device()) {
         return launch::add_rms_norm(x, added, weight, eps);

@@ -1,6 +1,8 @@
 //! Rotary position embedding.
 
 pub(super) mod cases;
+#[cfg(feature = "cpu")]
+pub(super) mod cpu;
 #[cfg(feature = "cube")]
 mod kernel;
 #[cfg(feature = "cube")]
@@ -96,7 +98,7 @@ impl RotaryTable {
 
 impl Rotation {
     /// Cosines and sines of each token, `[tokens, rotary_dim / 2]`.
-    fn gathered(&self) -> (Tensor<2>, Tensor<2>) {
+    pub(super) fn gathered(&self) -> (Tensor<2>, Tensor<2>) {
         let rows = |table: &Tensor<2>| match &self.positions {
             Some(positions) => table.clone().select(0, positions.clone()),
             None => table.clone(),

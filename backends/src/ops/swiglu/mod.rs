@@ -1,6 +1,8 @@
 //! Gated activation of the feed-forward networks.
 
 pub(super) mod cases;
+#[cfg(feature = "cpu")]
+mod cpu;
 #[cfg(feature = "cube")]
 mod kernel;
 #[cfg(feature = "cube")]
@@ -23,6 +25,10 @@ pub fn swiglu(gate: Tensor<2>, up: Tensor<2>) -> Tensor<2> {
 /// [`swiglu`] of what one projection made: `x [tokens, 2 * width]`, gates first →
 /// `[tokens, width]`.
 pub fn swiglu_joint(x: Tensor<2>) -> Tensor<2> {
+    #[cfg(feature = "cpu")]
+    if super::flex::takes(&x.device(), x.dtype()) {
+        return cpu::swiglu_joint(x);
+    }
     #[cfg(feature = "cube")]
     if super::path::takes_kernels(&x.device()) {
         return launch::swiglu_joint(x);
