@@ -1,5 +1,5 @@
-// For building llama.cpp with GCC before 12.4 or 13.3 on a CPU with AMX: that compiler takes
-// _tile_loadconfig to read 8 bytes instead of 64 (GCC bug 114098), and llama.cpp then crashes.
+// For building llama.cpp with GCC 12.2 on a CPU with AMX: that compiler takes _tile_loadconfig to
+// read less than its 64 bytes, leaves the rest of them unwritten, and llama.cpp crashes.
 
 #if defined(__cplusplus) && defined(__AMX_TILE__)
 #include <immintrin.h>

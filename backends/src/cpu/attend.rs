@@ -4,6 +4,8 @@
 //!
 //! Each query is computed by itself, in an order that depends on the rows only.
 
+use std::ops::Range;
+
 use super::isa::{Isa, dispatch};
 use super::math::exponential;
 use super::vector::Vector;
@@ -79,21 +81,34 @@ impl Queries {
         Queries { values, count, wide, scale }
     }
 
-    /// Adds the rows of a tile.
+    /// How many they are.
+    pub(crate) fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Adds the rows of a tile, for some of the queries.
     ///
     /// # Panics
     /// When the tile has fewer values than it says.
-    pub(crate) fn attend(&self, isa: Isa, tile: Tile<'_>, seen: Seen<'_>, state: &mut State) {
+    pub(crate) fn attend(
+        &self,
+        isa: Isa,
+        some: Range<usize>,
+        tile: Tile<'_>,
+        seen: Seen<'_>,
+        state: &mut State,
+    ) {
         let last = tile.rows - 1;
         assert!(tile.rows <= TILE && tile.keys.len() >= last * tile.key_stride + self.wide);
         assert!(tile.values.len() >= last * tile.value_stride + state.wide);
         assert!(
             state.largest.len() == self.count && seen.positions.len() * seen.heads == self.count
         );
+        assert!(some.end <= self.count, "queries that there are");
         let queries = self;
         // SAFETY: `Isa::current` gives what there is; lengths are looked at here.
         unsafe {
-            dispatch!(isa, attend(queries: &Queries, tile: Tile<'_>, seen: Seen<'_>, state: &mut State));
+            dispatch!(isa, attend(queries: &Queries, some: Range<usize>, tile: Tile<'_>, seen: Seen<'_>, state: &mut State));
         }
     }
 }
@@ -143,13 +158,19 @@ impl State {
 /// # Safety
 /// The CPU has the instructions, and the tile is as long as it says.
 #[inline(always)]
-unsafe fn attend<V: Vector>(queries: &Queries, tile: Tile<'_>, seen: Seen<'_>, state: &mut State) {
+unsafe fn attend<V: Vector>(
+    queries: &Queries,
+    some: Range<usize>,
+    tile: Tile<'_>,
+    seen: Seen<'_>,
+    state: &mut State,
+) {
     // SAFETY: the caller's.
     unsafe {
         if V::LANES == 16 {
-            blocks::<V, 4>(queries, tile, seen, state);
+            blocks::<V, 4>(queries, some, tile, seen, state);
         } else {
-            blocks::<V, 2>(queries, tile, seen, state);
+            blocks::<V, 2>(queries, some, tile, seen, state);
         }
     }
 }
@@ -161,17 +182,18 @@ unsafe fn attend<V: Vector>(queries: &Queries, tile: Tile<'_>, seen: Seen<'_>, s
 #[inline(always)]
 unsafe fn blocks<V: Vector, const Q: usize>(
     queries: &Queries,
+    some: Range<usize>,
     tile: Tile<'_>,
     seen: Seen<'_>,
     state: &mut State,
 ) {
-    let whole = queries.count - queries.count % Q;
+    let whole = some.end - some.len() % Q;
     // SAFETY: the caller's.
     unsafe {
-        for first in (0..whole).step_by(Q) {
+        for first in (some.start..whole).step_by(Q) {
             block::<V, Q>(queries, tile, seen, state, first);
         }
-        for first in whole..queries.count {
+        for first in whole..some.end {
             block::<V, 1>(queries, tile, seen, state, first);
         }
     }

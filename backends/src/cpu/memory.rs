@@ -28,11 +28,15 @@ pub(super) fn prefetch(from: *const u8, offset: usize) {
 
 /// The same for what is needed later than the first cache keeps it.
 #[inline(always)]
-#[cfg(target_arch = "x86_64")]
-pub(super) fn prefetch_far(from: *const u8, offset: usize) {
-    use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-    // SAFETY: as above.
-    unsafe { _mm_prefetch::<_MM_HINT_T1>(from.wrapping_add(offset).cast()) };
+pub(crate) fn prefetch_far(from: *const u8, offset: usize) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        // SAFETY: as above.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(from.wrapping_add(offset).cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (from, offset);
 }
 
 /// Asks the system to keep memory in large pages: reading weights, and a long cache, then waits less

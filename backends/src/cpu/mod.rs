@@ -35,6 +35,7 @@ mod wide;
 pub(crate) use attend::{LANES, Queries, Seen, State, TILE, Tile};
 pub use isa::Isa;
 pub(crate) use matrix::{Kind, Matrix, Values, bytes, widen};
+pub(crate) use memory::prefetch_far;
 pub use memory::use_large_pages;
 pub(crate) use product::{mix, product};
 pub(crate) use threads::{Shared, in_pieces};

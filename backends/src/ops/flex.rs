@@ -6,7 +6,7 @@ use burn::backend::{Backend, Dispatch, DispatchDevice, ExtensionType, Flex};
 use burn::tensor::{DType, Device, Shape};
 use half::{bf16, f16};
 
-use crate::cpu::{Isa, Kind, LANES, Matrix, Values, bytes, widen};
+use crate::cpu::{Isa, Kind, LANES, Matrix, Values, bytes, prefetch_far, widen};
 use crate::groups::{Bits, GROUP};
 use crate::kv::{KvRows, Parts};
 use crate::weight::Weight;
@@ -262,6 +262,19 @@ impl<'a> Cached<'a> {
                     out.iter_mut().for_each(|value| *value *= scale);
                 }
             }
+        }
+    }
+
+    /// Asks for the row at a slot, which is read soon.
+    pub(super) fn prefetch(&self, slot: usize) {
+        let [values, words, _] = self.widths;
+        let row = match &self.rows {
+            Rows::F32(rows) => bytes(&rows[slot * values..][..values]),
+            Rows::Half(_, bytes) => &bytes[2 * slot * values..][..2 * values],
+            Rows::Fp8 { codes, .. } => &codes[4 * slot * words..][..4 * words],
+        };
+        for line in (0..row.len()).step_by(64) {
+            prefetch_far(row.as_ptr(), line);
         }
     }
 

@@ -106,9 +106,10 @@ mod tests {
             };
             let got = floats(linear(x.clone(), &weight, None));
             let want = floats(reference::linear(x, &Weight::Dense(weight.dense(DType::F32)), None));
-            let size = want.iter().fold(1f32, |size, value| size.max(value.abs()));
+            // Products with a part of 16 bits, of weights up to 0.5: their roundings add up.
+            let most = 2e-5 * (width as f32).sqrt().max(1.0);
             for (got, want) in got.iter().zip(&want) {
-                prop_assert!((got - want).abs() < 5e-5 * size, "{got} {want} of {size}");
+                prop_assert!((got - want).abs() < most, "{got} {want}, {most}");
             }
         }
     }

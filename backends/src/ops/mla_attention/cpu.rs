@@ -250,7 +250,8 @@ impl Step<'_> {
                     values: &values[first * wide_value..],
                     value_stride: wide_value,
                 };
-                queries.attend(self.isa, tile, Seen { positions, heads: 1, first }, &mut state);
+                let seen = Seen { positions, heads: 1, first };
+                queries.attend(self.isa, 0..block.len(), tile, seen, &mut state);
             }
             for query in 0..block.len() {
                 let place = ((first + query) * heads + head) * value;

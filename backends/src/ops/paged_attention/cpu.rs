@@ -20,6 +20,8 @@ const BLOCK: usize = 16;
 /// Rows whose sums are kept by themselves and put together at the end, so that threads can share a
 /// sequence and the numbers do not depend on whether they do.
 const SPAN: usize = 512;
+/// Queries that are attended to between two requests for rows that are needed next.
+const TURN: usize = 4;
 /// Multiply-adds from which a second thread pays.
 const PARALLEL: usize = 1 << 19;
 
@@ -190,15 +192,7 @@ pub(crate) fn over_rows(
     let step = Step { isa, q, keys, values, places, heads, group, width, form };
     let blocks = places.blocks((BLOCK / group).max(1).max(BLOCK / 2));
     let items: Vec<Item> = (blocks.into_iter())
-        .flat_map(|(tokens, sequence)| {
-            let rows = places.rows(&tokens);
-            (0..form.kv_heads).map(move |kv_head| Item {
-                tokens: tokens.clone(),
-                sequence,
-                kv_head,
-                rows,
-            })
-        })
+        .map(|(tokens, sequence)| Item { rows: places.rows(&tokens), tokens, sequence })
         .collect();
     let work: usize = items.iter().map(|item| step.multiply_adds(item)).sum();
     let threads = rayon::current_num_threads();
@@ -207,42 +201,46 @@ pub(crate) fn over_rows(
         in_pieces(items.len(), work >= PARALLEL, |index| {
             let item = &items[index];
             let queries = step.queries(item);
-            let mut state: Option<State> = None;
+            let mut states: Option<Vec<State>> = None;
             for first in (0..item.rows).step_by(SPAN) {
-                let part = step.span(item, &queries, first);
-                match &mut state {
-                    None => state = Some(part),
-                    Some(state) => state.merge(&part),
+                let later = step.span(item, &queries, first);
+                match &mut states {
+                    None => states = Some(later),
+                    Some(states) => merge(states, &later),
                 }
             }
-            if let Some(state) = state {
-                step.write(item, &state, out);
-            }
+            step.write(item, &states.unwrap_or_default(), out);
         });
         return;
     }
 
     // Few items: threads take parts of their rows.
-    let queries: Vec<Queries> = items.iter().map(|item| step.queries(item)).collect();
+    let queries: Vec<Vec<Queries>> = items.iter().map(|item| step.queries(item)).collect();
     let spans: Vec<(usize, usize)> = (items.iter().enumerate())
         .flat_map(|(index, item)| (0..item.rows).step_by(SPAN).map(move |first| (index, first)))
         .collect();
-    let mut states: Vec<Option<State>> = spans.iter().map(|_| None).collect();
+    let mut states: Vec<Vec<State>> = spans.iter().map(|_| Vec::new()).collect();
     let shared = Shared::new(&mut states);
     in_pieces(spans.len(), true, |piece| {
         let (index, first) = spans[piece];
-        let state = step.span(&items[index], &queries[index], first);
+        let states = step.span(&items[index], &queries[index], first);
         // SAFETY: each piece has a place of its own.
         let place = unsafe { shared.part(piece, 1) };
-        place[0] = Some(state);
+        place[0] = states;
     });
     let mut states = spans.iter().zip(states).peekable();
-    while let Some(((index, _), state)) = states.next() {
-        let mut state = state.expect("every piece is worked on");
-        while let Some((_, Some(later))) = states.next_if(|((next, _), _)| next == index) {
-            state.merge(&later);
+    while let Some(((index, _), mut first)) = states.next() {
+        while let Some((_, later)) = states.next_if(|((next, _), _)| next == index) {
+            merge(&mut first, &later);
         }
-        step.write(&items[*index], &state, out);
+        step.write(&items[*index], &first, out);
+    }
+}
+
+/// Adds what the queries of each KV head have seen later.
+fn merge(states: &mut [State], later: &[State]) {
+    for (state, later) in states.iter_mut().zip(later) {
+        state.merge(later);
     }
 }
 
@@ -261,62 +259,84 @@ struct Step<'a> {
     form: &'a Form,
 }
 
-/// The heads of one KV head for some tokens of one sequence.
+/// Some tokens of one sequence.
 struct Item {
     tokens: Range<usize>,
     sequence: usize,
-    kv_head: usize,
     /// Cached rows that the tokens see between them.
     rows: usize,
 }
 
 impl Step<'_> {
     fn multiply_adds(&self, item: &Item) -> usize {
-        item.tokens.len() * self.group * item.rows * (self.width + self.form.value_width)
+        item.tokens.len() * self.heads * item.rows * (self.width + self.form.value_width)
     }
 
-    fn queries(&self, item: &Item) -> Queries {
+    /// Those of each KV head.
+    fn queries(&self, item: &Item) -> Vec<Queries> {
         let count = item.tokens.len() * self.group;
-        Queries::new(count, self.width, self.form.scale, |query, into| {
-            let token = item.tokens.start + query / self.group;
-            let head = item.kv_head * self.group + query % self.group;
-            let first = (token * self.heads + head) * self.width;
-            into.copy_from_slice(&self.q[first..first + self.width]);
-        })
+        let of_head = |kv_head: usize| {
+            Queries::new(count, self.width, self.form.scale, |query, into| {
+                let token = item.tokens.start + query / self.group;
+                let head = kv_head * self.group + query % self.group;
+                let first = (token * self.heads + head) * self.width;
+                into.copy_from_slice(&self.q[first..first + self.width]);
+            })
+        };
+        (0..self.form.kv_heads).map(of_head).collect()
     }
 
-    /// What an item's queries see of the span that begins with a row.
-    fn span(&self, item: &Item, queries: &Queries, start: usize) -> State {
+    /// What an item's queries see of the span that begins with a row, for each KV head.
+    fn span(&self, item: &Item, queries: &[Queries], start: usize) -> Vec<State> {
         let value_width = self.form.value_width;
-        let mut state = State::new(item.tokens.len() * self.group, value_width);
+        let mut states: Vec<State> =
+            queries.iter().map(|queries| State::new(queries.count(), value_width)).collect();
         let shares_rows = std::ptr::eq(self.keys, self.values);
         let (wide, wide_values) =
             (self.width.next_multiple_of(LANES), value_width.next_multiple_of(LANES));
         let mut key_rows = Vec::new();
         let mut value_rows = Vec::new();
         let end = item.rows.min(start + SPAN);
+        let positions = &self.places.positions[item.tokens.clone()];
+        let turns = queries.iter().map(|queries| queries.count().div_ceil(TURN)).sum::<usize>();
         for first in (start..end).step_by(TILE) {
             let rows = TILE.min(end - first);
-            let keys = self.rows(self.keys, item, first..first + rows, wide, &mut key_rows);
-            let values = match shares_rows {
-                true => keys,
-                false => {
-                    let range = first..first + rows;
-                    self.rows(self.values, item, range, wide_values, &mut value_rows)
+            let mut turn = 0;
+            for (kv_head, (queries, state)) in queries.iter().zip(&mut states).enumerate() {
+                let range = first..first + rows;
+                let keys = self.rows(self.keys, item, kv_head, range.clone(), wide, &mut key_rows);
+                let values = match shares_rows {
+                    true => keys,
+                    false => {
+                        self.rows(self.values, item, kv_head, range, wide_values, &mut value_rows)
+                    }
+                };
+                let tile = Tile {
+                    rows,
+                    keys: keys.0,
+                    key_stride: keys.1,
+                    values: values.0,
+                    value_stride: values.1,
+                };
+                let seen = Seen { positions, heads: self.group, first };
+                for some in (0..queries.count()).step_by(TURN) {
+                    // Of the next tile a little at a time, in the order in which it lies.
+                    let next = first + TILE + TILE * turn / turns;
+                    let after = first + TILE + TILE * (turn + 1) / turns;
+                    for row in next.min(end)..after.min(end) {
+                        let slot = self.places.slot(item.sequence, row);
+                        self.keys.prefetch(slot);
+                        if !shares_rows {
+                            self.values.prefetch(slot);
+                        }
+                    }
+                    turn += 1;
+                    let some = some..queries.count().min(some + TURN);
+                    queries.attend(self.isa, some, tile, seen, state);
                 }
-            };
-            let tile = Tile {
-                rows,
-                keys: keys.0,
-                key_stride: keys.1,
-                values: values.0,
-                value_stride: values.1,
-            };
-            let positions = &self.places.positions[item.tokens.clone()];
-            let seen = Seen { positions, heads: self.group, first };
-            queries.attend(self.isa, tile, seen, &mut state);
+            }
         }
-        state
+        states
     }
 
     /// Some rows in f32, and how far they are apart: where they lie, or in `buffer`.
@@ -324,31 +344,34 @@ impl Step<'_> {
         &'b self,
         cached: &'b Cached<'_>,
         item: &Item,
+        kv_head: usize,
         rows: Range<usize>,
         wide: usize,
         buffer: &'b mut Vec<f32>,
     ) -> (&'b [f32], usize) {
         let slot = |row| self.places.slot(item.sequence, row);
         if self.places.are_neighbours(rows.start, rows.len())
-            && let Some(in_place) = cached.in_place(slot(rows.start), item.kv_head)
+            && let Some(in_place) = cached.in_place(slot(rows.start), kv_head)
         {
             return in_place;
         }
         buffer.resize(TILE * wide, 0.0);
         for (row, into) in rows.zip(buffer.chunks_exact_mut(wide)) {
-            cached.read(slot(row), item.kv_head, &mut into[..cached.width(item.kv_head)]);
+            cached.read(slot(row), kv_head, &mut into[..cached.width(kv_head)]);
         }
         (buffer, wide)
     }
 
-    fn write(&self, item: &Item, state: &State, out: Shared<'_, f32>) {
+    fn write(&self, item: &Item, states: &[State], out: Shared<'_, f32>) {
         let width = self.form.value_width;
-        for query in 0..item.tokens.len() * self.group {
-            let token = item.tokens.start + query / self.group;
-            let head = item.kv_head * self.group + query % self.group;
-            // SAFETY: each item has tokens or heads of its own.
-            let out = unsafe { out.part((token * self.heads + head) * width, width) };
-            state.write(query, out);
+        for (kv_head, state) in states.iter().enumerate() {
+            for query in 0..item.tokens.len() * self.group {
+                let token = item.tokens.start + query / self.group;
+                let head = kv_head * self.group + query % self.group;
+                // SAFETY: each item has tokens of its own.
+                let out = unsafe { out.part((token * self.heads + head) * width, width) };
+                state.write(query, out);
+            }
         }
     }
 }
