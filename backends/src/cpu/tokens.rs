@@ -3,7 +3,9 @@
 use std::borrow::Cow;
 
 use super::isa::Isa;
-use super::matrix::{CHUNK, Kind, Matrix};
+#[cfg(target_arch = "x86_64")]
+use super::matrix::Kind;
+use super::matrix::{CHUNK, Matrix};
 use super::threads::Shared;
 #[cfg(target_arch = "x86_64")]
 use super::{amx, wide};
