@@ -134,7 +134,8 @@ fn check_w8a8(device: &str, tolerance: f64) {
         let (got, want) =
             (floats(&drafts, "mtp.logits_step1"), golden.floats("w8a8.mtp.hf.logits_step1"));
         let median = median_off(got, &want, want.len() / prompt.len());
-        assert!(median < 0.3, "{place}: drafts are off by {median:.3} in the median");
+        // By instruction set, which moves the last bit of sums, 0.2 to 0.41.
+        assert!(median < 0.5, "{place}: drafts are off by {median:.3} in the median");
     }
 }
 

@@ -136,12 +136,11 @@ pub(crate) struct EngineArgs {
     /// Number format to compute in: auto (the checkpoint's), bf16, f16 or f32
     #[arg(long, default_value = "auto")]
     pub(crate) dtype: DtypeChoice,
-    /// Quantise the weights while loading: none, fp8 (one byte a weight), or on the CPU q8 and q4
-    /// (8.5 and 4.5 bits)
+    /// Quantise the weights while loading: none, fp8, or on the CPU q8 or q4
     #[arg(long, default_value = "none")]
     pub(crate) quant: QuantChoice,
     /// Threads that compute on the CPU [default: its physical cores]
-    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    #[arg(long, value_name = "N", value_parser = at_least_one, hide_short_help = true)]
     pub(crate) threads: Option<usize>,
     /// On the CPU, leave weights in the mapped file where they are one tensor there (all but the
     /// stacks of experts): less memory, slower
