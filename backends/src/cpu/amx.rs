@@ -1,8 +1,8 @@
 //! Products with many tokens in tiles of bf16 (AMX): 16 rows of weights times 16 tokens in one
 //! instruction for 32 columns.
 //!
-//! Tokens stay as exact as f32 sums need: each value is the sum of two bf16 values, its rounding and
-//! the rest (16 bits of significand), as in the split products of [Henry, Tang & Heinecke
+//! Of tokens 16 bits of significand are kept: each value is the sum of two bf16 values, its rounding and
+//! the rest, as in the split products of [Henry, Tang & Heinecke
 //! 2019](https://arxiv.org/abs/1904.06376). bf16 weights and E4M3 codes are bf16 values as they are;
 //! what has a scale in the row, and f16, is split too, and the product of both rests is left out.
 

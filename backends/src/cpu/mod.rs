@@ -10,6 +10,7 @@
 //! - `attend`: attention of some queries to a tile of rows
 //! - `math`: functions of rows of values
 //! - `product`: whole products, on all threads
+//! - `memory`: large pages, and lines of the cache that are asked for early
 //! - `threads`: work in pieces
 
 #![expect(unsafe_code, reason = "instructions of one CPU or another")]
