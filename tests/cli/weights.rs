@@ -39,6 +39,7 @@ fn the_built_in_model_still_adds_with_fewer_bits() {
     for flags in [
         &["--quant", "fp8"][..],
         &["--quant", "fp8", "--fp8", "w8a8"],
+        &["--mmap"],
         &["--quant", "q8"],
         &["--quant", "q4", "--threads", "1"],
     ] {

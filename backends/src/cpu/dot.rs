@@ -35,7 +35,7 @@ impl Rows {
         for (index, values) in values.chunks_exact_mut(chunks * CHUNK).enumerate() {
             values[..width].copy_from_slice(&row(index));
             if matrix.kind() == Kind::Bf16 {
-                let lanes = if isa >= Isa::Avx512 { 16 } else { 8 };
+                let lanes = isa.lanes();
                 for pair in values.chunks_exact_mut(2 * lanes) {
                     let mut apart = [0.0; CHUNK];
                     for index in 0..lanes {

@@ -59,6 +59,11 @@ impl Isa {
         AVAILABLE.iter().rev().find(allowed).copied().unwrap_or(Isa::Portable)
     }
 
+    /// f32 values of a vector, as [`Vector::LANES`](super::vector::Vector::LANES) says.
+    pub(super) fn lanes(self) -> usize {
+        if self >= Isa::Avx512 { 16 } else { 8 }
+    }
+
     /// Takes nothing past this one from now on, for tests of the paths of other CPUs.
     pub fn limit(self) {
         LIMIT.store(self as u8, Ordering::Relaxed);

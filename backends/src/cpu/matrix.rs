@@ -6,9 +6,10 @@ use half::{bf16, f16};
 
 use super::isa::{Isa, dispatch};
 use super::vector::Vector;
+use crate::groups::GROUP;
 
-/// Values that kernels take at a time. Groups of quantised weights are as long.
-pub(crate) const CHUNK: usize = 32;
+/// Values that kernels take at a time: those of a group of quantised weights.
+pub(crate) const CHUNK: usize = GROUP;
 
 /// Weights in one of their formats, row after row.
 #[derive(Debug, Clone, Copy)]

@@ -27,10 +27,6 @@ struct Group {
     values: Vec<f32>,
 }
 
-fn lanes(isa: Isa) -> usize {
-    if isa >= Isa::Avx512 { 16 } else { 8 }
-}
-
 /// Most vectors of a group: what leaves registers for the sums of some rows.
 fn most_vectors(isa: Isa) -> usize {
     match isa {
@@ -47,7 +43,7 @@ impl Groups {
         width: usize,
         row: impl Fn(usize) -> Cow<'a, [f32]>,
     ) -> Self {
-        let lanes = lanes(isa);
+        let lanes = isa.lanes();
         let most = lanes * most_vectors(isa);
         let group = |first: usize| {
             let tokens = most.min(count - first);

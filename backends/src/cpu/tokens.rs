@@ -98,7 +98,8 @@ impl Tokens {
 
     /// Whether several threads are faster at multiplying them with so many rows.
     pub(crate) fn want_threads(&self, rows: usize) -> bool {
-        want_threads(rows * self.width, self.count)
+        let weights = rows * self.width;
+        weights >= PARALLEL.0 || weights * self.count >= PARALLEL.1
     }
 
     /// Rows that are worth a piece of work of its own.
@@ -141,11 +142,6 @@ impl Tokens {
             }
         }
     }
-}
-
-/// Whether several threads are faster at multiplying tokens with so many weights.
-pub(crate) fn want_threads(weights: usize, tokens: usize) -> bool {
-    weights >= PARALLEL.0 || weights * tokens >= PARALLEL.1
 }
 
 /// Width in whole chunks.
