@@ -8,8 +8,11 @@ use super::memory::{ahead, prefetch};
 use super::tokens::{Sink, chunks};
 use super::vector::Vector;
 
-/// Tokens from which other layouts are faster.
-pub(super) const MOST: usize = 5;
+/// Tokens from which other layouts are faster: vectors of eight widen slowly.
+pub(super) fn most(isa: Isa) -> usize {
+    if isa.lanes() == 16 { 5 } else { 9 }
+}
+
 /// Rows at a time.
 const ROWS: usize = 4;
 

@@ -7,6 +7,7 @@
 //! - `tokens`: the other side of a product
 //! - `dot`, `wide`: products with few tokens, which read each weight once
 //! - `tiles`, `amx`: products with many
+//! - `integers`: both, for quantised weights
 //! - `attend`: attention of some queries to a tile of rows
 //! - `math`: functions of rows of values
 //! - `product`: whole products, on all threads
@@ -19,6 +20,8 @@
 mod amx;
 mod attend;
 mod dot;
+#[cfg(target_arch = "x86_64")]
+mod integers;
 mod isa;
 pub(crate) mod math;
 mod matrix;
@@ -35,7 +38,7 @@ mod wide;
 
 pub(crate) use attend::{LANES, Queries, Seen, State, TILE, Tile};
 pub use isa::Isa;
-pub(crate) use matrix::{Kind, Matrix, Values, bytes, widen};
+pub(crate) use matrix::{CHUNK, Kind, Matrix, Values, bytes, widen};
 pub(crate) use memory::prefetch_far;
 pub use memory::use_large_pages;
 pub(crate) use product::{mix, product};

@@ -8,7 +8,7 @@ use super::matrix::Kind;
 use super::matrix::{CHUNK, Matrix};
 use super::threads::Shared;
 #[cfg(target_arch = "x86_64")]
-use super::{amx, wide};
+use super::{amx, integers, wide};
 use super::{dot, tiles};
 
 /// Weights, and multiply-adds, from which a second thread pays: it takes some 20 µs to wake.
@@ -30,8 +30,14 @@ enum Layout {
     /// The same for kernels of their own.
     #[cfg(target_arch = "x86_64")]
     Wide(wide::Rows),
+    /// The same as integers.
+    #[cfg(target_arch = "x86_64")]
+    Integers(integers::Rows),
     /// A value of several tokens in a vector, multiplied with one weight at a time.
     SideBySide(tiles::Groups),
+    /// The same as integers.
+    #[cfg(target_arch = "x86_64")]
+    IntegersSideBySide(integers::Groups),
     /// Tiles of bf16.
     #[cfg(target_arch = "x86_64")]
     Tiles(amx::Tiles),
@@ -80,7 +86,18 @@ impl Tokens {
         if isa >= Isa::Vnni && count < wide::MOST && wide::takes(matrix) {
             return Some(Layout::Wide(wide::Rows::new(count, row, matrix)));
         }
-        if count < dot::MOST {
+        #[cfg(target_arch = "x86_64")]
+        if (Isa::Avx2..=Isa::Avx512).contains(&isa) && integers::takes(matrix) {
+            if count < integers::MOST {
+                return Some(Layout::Integers(integers::Rows::new(count, row, matrix)));
+            }
+            // Vectors of 512 bits multiply as many floats.
+            if isa == Isa::Avx2 {
+                let groups = integers::Groups::new(count, matrix.width(), row);
+                return Some(Layout::IntegersSideBySide(groups));
+            }
+        }
+        if count < dot::most(isa) {
             return Some(Layout::Rows(dot::Rows::new(isa, count, row, matrix)));
         }
         // f32 is more than two bf16 values hold.
@@ -107,9 +124,13 @@ impl Tokens {
         match &self.layout {
             // Some 256 KiB of bf16.
             #[cfg(target_arch = "x86_64")]
-            Layout::Wide(_) => ((1 << 18) / self.width.max(1)).clamp(8, 256).next_multiple_of(8),
+            Layout::Wide(_) | Layout::Integers(_) => {
+                ((1 << 18) / self.width.max(1)).clamp(8, 256).next_multiple_of(8)
+            }
             Layout::Rows(_) => ((1 << 17) / self.width.max(1)).clamp(8, 256).next_multiple_of(8),
             Layout::SideBySide(_) => 48,
+            #[cfg(target_arch = "x86_64")]
+            Layout::IntegersSideBySide(_) => 48,
             #[cfg(target_arch = "x86_64")]
             Layout::Tiles(tokens) => tokens.rows_of_piece(),
         }
@@ -136,7 +157,11 @@ impl Tokens {
                 Layout::Rows(rows) => rows.times(self.isa, matrix, sink),
                 #[cfg(target_arch = "x86_64")]
                 Layout::Wide(rows) => rows.times(matrix, sink),
+                #[cfg(target_arch = "x86_64")]
+                Layout::Integers(rows) => rows.times(matrix, sink),
                 Layout::SideBySide(groups) => groups.times(self.isa, matrix, sink),
+                #[cfg(target_arch = "x86_64")]
+                Layout::IntegersSideBySide(groups) => groups.times(matrix, sink),
                 #[cfg(target_arch = "x86_64")]
                 Layout::Tiles(tiles) => tiles.times(self.isa, matrix, sink),
             }
