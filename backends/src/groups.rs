@@ -14,6 +14,8 @@ use half::f16;
 
 /// Columns of a group.
 pub const GROUP: usize = 32;
+#[cfg(feature = "cpu")]
+const _: () = assert!(GROUP == crate::cpu::CHUNK, "kernels take whole groups");
 
 /// Bits of a code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

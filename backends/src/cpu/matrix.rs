@@ -6,10 +6,9 @@ use half::{bf16, f16};
 
 use super::isa::{Isa, dispatch};
 use super::vector::Vector;
-use crate::groups::GROUP;
 
 /// Values that kernels take at a time: those of a group of quantised weights.
-pub(crate) const CHUNK: usize = GROUP;
+pub(crate) const CHUNK: usize = 32;
 
 /// Weights in one of their formats, row after row.
 #[derive(Debug, Clone, Copy)]
@@ -211,8 +210,15 @@ impl<'a> Matrix<'a> {
             Values::E4m3 { group, .. } if group >= self.width && without_scale => {}
             Values::E4m3 { scales, group, .. } => {
                 let scales = &scales[row * held..][..held];
-                for (column, value) in columns.zip(into) {
-                    *value *= scales[column / group];
+                let mut rest = into;
+                let mut column = columns.start;
+                while !rest.is_empty() {
+                    let some;
+                    let count = rest.len().min(group - column % group);
+                    (some, rest) = rest.split_at_mut(count);
+                    let scale = scales[column / group];
+                    some.iter_mut().for_each(|value| *value *= scale);
+                    column += count;
                 }
             }
             Values::Q8 { scales, .. } | Values::Q4 { scales, .. } => {
