@@ -41,6 +41,21 @@ pub fn encode(value: f32) -> u8 {
     ((bits >> 24) & 0x80 | code) as u8
 }
 
+/// The value of the nearest E4M3 code, as [`encode`] chooses it.
+#[cfg(feature = "cpu")]
+#[inline(always)]
+pub(crate) fn nearest(value: f32) -> f32 {
+    let magnitude = value.abs();
+    // Written so that NaN stays NaN.
+    let magnitude = if magnitude > MAX { MAX } else { magnitude };
+    let held = magnitude.to_bits();
+    let normal = f32::from_bits((held + 0x7_ffff + ((held >> 20) & 1)) & 0xfff0_0000);
+    let subnormal = (magnitude + 16_384.0) - 16_384.0;
+    let rounded = if magnitude < 0.015_625 { subnormal } else { normal };
+    let rounded = if magnitude.is_nan() { magnitude } else { rounded };
+    rounded.copysign(value)
+}
+
 /// Whether a code is one of the two NaNs.
 #[must_use]
 pub fn is_nan(code: u8) -> bool {

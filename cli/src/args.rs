@@ -142,8 +142,8 @@ pub(crate) struct EngineArgs {
     /// Threads that compute on the CPU [default: its physical cores]
     #[arg(long, value_name = "N", value_parser = at_least_one, hide_short_help = true)]
     pub(crate) threads: Option<usize>,
-    /// On the CPU, leave weights in the mapped file where they are one tensor there (all but the
-    /// stacks of experts): less memory, slower
+    /// On the CPU, leave float weights in the mapped file, experts included: starts at once and takes
+    /// less memory, but computes more slowly
     #[arg(long, hide_short_help = true)]
     pub(crate) mmap: bool,
     /// FP8 weights with float (w8a16) or FP8 activations (w8a8); auto is w8a16

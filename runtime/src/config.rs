@@ -48,8 +48,9 @@ pub struct EngineConfig {
     /// Steps that are launched before the oldest of them is read, 1 or 2; what suits the device
     /// when `None`.
     pub steps_in_flight: Option<usize>,
-    /// On the CPU, leave weights that are one tensor in their file where the file is mapped, instead
-    /// of copying them to large pages: they take no memory of their own and are read more slowly.
+    /// On the CPU, leave float weights, experts included, where their files are mapped instead of
+    /// copying them to large pages: they take no memory of their own and are read more slowly. What
+    /// is joined or quantised is copied.
     pub mmap: bool,
     /// Threads that compute on the CPU; its physical cores when `None`.
     pub threads: Option<usize>,

@@ -2,11 +2,14 @@
 //! its `backend_extension`; each file `cpu.rs` declares the trait of its ops.
 
 use burn::backend::tensor::{FloatTensor, IntTensor};
-use burn::backend::{Backend, Dispatch, DispatchDevice, ExtensionType, Flex};
+use burn::backend::{
+    Backend, Dispatch, DispatchDevice, DispatchTensor, DispatchTensorKind, ExtensionType, Flex,
+};
 use burn::tensor::{DType, Device, Shape};
 use half::{bf16, f16};
 
 use crate::cpu::{Isa, Kind, LANES, Matrix, Values, bytes, prefetch_far, widen};
+use crate::fp8::Activations;
 use crate::groups::{Bits, GROUP};
 use crate::kv::{KvRows, Parts};
 use crate::weight::Weight;
@@ -70,6 +73,8 @@ pub(crate) struct WeightForm {
     group: usize,
     /// Of codes in groups.
     bits: Bits,
+    /// What the other side of products is.
+    pub(crate) activations: Activations,
 }
 
 impl From<&Weight> for HeldWeight<Dispatch> {
@@ -88,15 +93,43 @@ impl From<&Weight> for HeldWeight<Dispatch> {
     }
 }
 
+/// A weight of the host as Flex has it.
+///
+/// # Panics
+/// For one of another device.
+pub(crate) fn held(weight: &Weight) -> HeldWeight<Flex> {
+    let float = |tensor: DispatchTensor| match tensor.kind {
+        DispatchTensorKind::Flex(tensor) => tensor.float(),
+        _ => panic!("a weight of the host"),
+    };
+    let int = |tensor: DispatchTensor| match tensor.kind {
+        DispatchTensorKind::Flex(tensor) => tensor.int(),
+        _ => panic!("a weight of the host"),
+    };
+    let held = match HeldWeight::from(weight) {
+        HeldWeight::Dense(weight) => HeldWeight::Dense(float(weight)),
+        HeldWeight::Fp8 { words, scales } => {
+            HeldWeight::Fp8 { words: int(words), scales: float(scales) }
+        }
+        HeldWeight::Groups { words, scales } => {
+            HeldWeight::Groups { words: int(words), scales: float(scales) }
+        }
+    };
+    held.contiguous()
+}
+
 impl WeightForm {
     pub(crate) fn of(weight: &Weight) -> Self {
         let [_, width] = weight.dims();
-        let (group, bits) = match weight {
-            Weight::Dense(_) => (width, Bits::Eight),
-            Weight::Fp8(matrix) => (matrix.group(), Bits::Eight),
-            Weight::Groups(matrix) => (GROUP, matrix.bits()),
-        };
-        WeightForm { width, group, bits }
+        let form =
+            WeightForm { width, group: width, bits: Bits::Eight, activations: Activations::Float };
+        match weight {
+            Weight::Dense(_) => form,
+            Weight::Fp8(matrix) => {
+                WeightForm { group: matrix.group(), activations: matrix.activations(), ..form }
+            }
+            Weight::Groups(matrix) => WeightForm { group: GROUP, bits: matrix.bits(), ..form },
+        }
     }
 }
 
@@ -116,7 +149,7 @@ impl HeldWeight<Flex> {
 
     /// The matrix of contiguous tensors.
     pub(crate) fn matrix(&self, form: &WeightForm) -> Matrix<'_> {
-        let WeightForm { width, group, bits } = *form;
+        let WeightForm { width, group, bits, .. } = *form;
         let (values, rows) = match self {
             HeldWeight::Dense(weight) => {
                 let [rows, _] = weight.layout().shape().dims();

@@ -31,6 +31,8 @@ pub use kv_write::kv_write;
 pub use linear::{Normed, linear, norm_linear, wide_linear};
 pub use mla_attention::{MlaForm, MlaQueries, PreparedQueries, mla_attention};
 pub use mla_write::{MlaProjected, mla_write};
+#[cfg(feature = "cpu")]
+pub use moe_experts::ExpertMatrices;
 pub use moe_experts::{ExpertGroup, ExpertWeights, moe_experts, norm_moe_experts};
 pub use moe_route::{Routed, Routing, moe_route};
 pub use paged_attention::paged_attention;

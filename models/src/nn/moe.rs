@@ -1,4 +1,6 @@
 use burn::tensor::{Int, Tensor};
+#[cfg(feature = "cpu")]
+use glm_backends::ops::ExpertMatrices;
 use glm_backends::ops::{self, ExpertGroup, ExpertWeights, Normed, Routed, Routing};
 use glm_backends::weight::Weight;
 
@@ -170,8 +172,12 @@ impl Stacks {
         Ok(Self { gate_up, down, with_shared, bytes_per_expert })
     }
 
-    /// In buffers of a bounded size, one on the host at a time.
+    /// Where they lie, or in buffers of a bounded size, one on the host at a time.
     fn load(self, w: &Weights<'_>) -> Result<ExpertWeights, LoadError> {
+        #[cfg(feature = "cpu")]
+        if let Some(experts) = self.apart(w)? {
+            return Ok(experts);
+        }
         let per_group =
             ExpertWeights::experts_per_group(self.down.len(), self.bytes_per_expert, w.device());
         let groups = self.gate_up.chunks(per_group).zip(self.down.chunks(per_group));
@@ -184,5 +190,17 @@ impl Stacks {
         };
         let groups = groups.map(group).collect::<Result<_, _>>()?;
         Ok(ExpertWeights::new(groups, per_group))
+    }
+
+    /// Where they lie in their files, where they can stay there.
+    #[cfg(feature = "cpu")]
+    fn apart(&self, w: &Weights<'_>) -> Result<Option<ExpertWeights>, LoadError> {
+        let all: Vec<Piece> = (self.gate_up.iter().zip(&self.down))
+            .flat_map(|([gate, up], down)| [gate, up, down].map(Piece::clone))
+            .collect();
+        let Some(matrices) = w.apart(&all, OnLoad::Quantise)? else { return Ok(None) };
+        let (experts, _) = matrices.as_chunks::<3>();
+        let expert = |[gate, up, down]: [Weight; 3]| ExpertMatrices { gate, up, down };
+        Ok(Some(ExpertWeights::apart(experts.iter().cloned().map(expert).collect())))
     }
 }

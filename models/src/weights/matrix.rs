@@ -1,6 +1,6 @@
 use std::ops::Range;
 
-use burn::tensor::{DType, Tensor, TensorData};
+use burn::tensor::{Bytes, DType, Tensor, TensorData};
 use glm_backends::groups::Bits;
 use glm_backends::weight::Weight;
 
@@ -169,6 +169,33 @@ impl Weights<'_> {
         }
     }
 
+    /// Whole tensors as matrices where they lie in their files, `None` where one of them cannot stay
+    /// there.
+    ///
+    /// # Errors
+    /// As [`Weights::stack`].
+    pub fn apart(
+        &self,
+        pieces: &[Piece],
+        on_load: OnLoad,
+    ) -> Result<Option<Vec<Weight>>, LoadError> {
+        let mut kept = Vec::with_capacity(pieces.len());
+        for piece in pieces {
+            match self.kept(piece, on_load)? {
+                Kept::Dense(dtype) if self.shared(piece, dtype)?.is_some() => kept.push(dtype),
+                _ => return Ok(None),
+            }
+        }
+        if kept.windows(2).any(|pair| pair[0] != pair[1]) {
+            return Ok(None);
+        }
+        let mapped = |(piece, dtype): (&Piece, DType)| {
+            let mapped = self.mapped(piece, dtype)?;
+            Ok(mapped.map(|it| Weight::Dense(it.reshape([piece.rows(), piece.columns()]))))
+        };
+        pieces.iter().zip(kept).map(mapped).collect()
+    }
+
     /// A whole tensor where it lies in its file, if the device is the host and takes it as it is.
     ///
     /// # Errors
@@ -178,28 +205,31 @@ impl Weights<'_> {
         piece: &Piece,
         dtype: DType,
     ) -> Result<Option<Tensor<1>>, LoadError> {
-        let Loader { origin, device, format, .. } = self.loader;
-        let is_whole = (piece.shape.iter().zip(&piece.part)).all(|(all, part)| *part == (0..*all));
-        let info = self.info(&piece.name)?;
-        let maps = format.map && format.matrices == Matrices::AsStored;
-        if !maps || !is_whole || !is_float(&info.dtype) {
-            return Ok(None);
-        }
-        let Origin::Files(source) = origin else { return Ok(None) };
-        let Some(bytes) = source.shared(&self.full_name(&piece.name)) else { return Ok(None) };
-        // In a file of another program tensors may begin anywhere.
-        let is_aligned = bytes.as_ptr().addr().is_multiple_of(dtype.size());
-        if self.dtype_of_matrix(&info.dtype) != dtype || !is_aligned {
-            return Ok(None);
-        }
+        let Some(bytes) = self.shared(piece, dtype)? else { return Ok(None) };
         let info = self.check(&piece.name, &piece.shape)?;
-        if !format.allow_nan && !is_finite(&bytes, &info.dtype) {
+        if !self.loader.format.allow_nan && !is_finite(&bytes, &info.dtype) {
             return Err(LoadError::NotFinite { name: self.full_name(&piece.name) });
         }
         (self.loader.progress)(info.bytes());
         let count: usize = piece.shape.iter().product();
         let data = TensorData::from_bytes(bytes, [count], dtype);
-        Ok(Some(Tensor::from_data(data, (*device, dtype))))
+        Ok(Some(Tensor::from_data(data, (self.loader.device, dtype))))
+    }
+
+    /// The bytes of such a tensor in its file.
+    fn shared(&self, piece: &Piece, dtype: DType) -> Result<Option<Bytes>, LoadError> {
+        let Loader { origin, format, .. } = self.loader;
+        let is_whole = (piece.shape.iter().zip(&piece.part)).all(|(all, part)| *part == (0..*all));
+        let info = self.info(&piece.name)?;
+        let maps = format.map && format.matrices == Matrices::AsStored;
+        let as_it_is = is_float(&info.dtype) && self.dtype_of_matrix(&info.dtype) == dtype;
+        if !maps || !is_whole || !as_it_is {
+            return Ok(None);
+        }
+        let Origin::Files(source) = origin else { return Ok(None) };
+        // In a file of another program tensors may begin anywhere.
+        let is_aligned = |bytes: &Bytes| bytes.as_ptr().addr().is_multiple_of(dtype.size());
+        Ok(source.shared(&self.full_name(&piece.name)).filter(is_aligned))
     }
 
     /// Bytes that an element of a piece takes on the device, its scales aside.

@@ -4,16 +4,18 @@
 
 use std::borrow::Cow;
 use std::ops::Range;
+use std::sync::Arc;
 
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, Dispatch, Flex, backend_extension};
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::{DType, Tensor, TensorData};
 
-use super::ExpertWeights;
+use super::{ExpertMatrices, ExpertWeights};
 use crate::cpu::{Isa, Matrix, Shared, Sink, Tokens, in_pieces, math};
 use crate::fp8::Activations;
 use crate::ops::Routed;
-use crate::ops::flex::{HeldWeight, WeightForm, integers};
+use crate::ops::flex::{HeldWeight, WeightForm, held, integers};
+use crate::ops::quantise_fp8::cpu::to_grid;
 use crate::weight::Weight;
 
 /// Weights of the chosen experts' down projections, and multiply-adds with them, from which a second
@@ -27,6 +29,53 @@ const TOKENS: usize = 16;
 pub(crate) struct Group {
     first: usize,
     count: usize,
+}
+
+/// The matrices of each expert where they lie.
+#[derive(Debug, Clone)]
+pub(crate) struct Apart {
+    matrices: Vec<ExpertMatrices>,
+    held: Arc<HeldApart>,
+    forms: [WeightForm; 2],
+}
+
+/// The same as Flex has them.
+#[derive(Debug)]
+struct HeldApart {
+    /// Gate and up of each expert.
+    gate_up: Vec<HeldWeight<Flex>>,
+    down: Vec<HeldWeight<Flex>>,
+}
+
+impl Apart {
+    pub(super) fn new(matrices: Vec<ExpertMatrices>) -> Self {
+        let first = matrices.first().expect("an expert");
+        let forms = [WeightForm::of(&first.gate), WeightForm::of(&first.down)];
+        let dims = |it: &ExpertMatrices| [it.gate.dims(), it.up.dims(), it.down.dims()];
+        let [[width, hidden], ..] = dims(first);
+        let wanted = [[width, hidden], [width, hidden], [hidden, width]];
+        assert!(matrices.iter().all(|it| dims(it) == wanted), "equal experts of {wanted:?}");
+        let dtype = |weight: &Weight| match weight {
+            Weight::Dense(weight) => Some(weight.dtype()),
+            Weight::Fp8(_) | Weight::Groups(_) => None,
+        };
+        let each = matrices.iter().flat_map(|it| [&it.gate, &it.up, &it.down]).map(dtype);
+        let floats: Option<Vec<_>> = each.collect();
+        let alike = floats.is_some_and(|all| all.windows(2).all(|pair| pair[0] == pair[1]));
+        assert!(alike, "experts apart in one float dtype");
+        let held = HeldApart {
+            gate_up: matrices.iter().flat_map(|it| [held(&it.gate), held(&it.up)]).collect(),
+            down: matrices.iter().map(|it| held(&it.down)).collect(),
+        };
+        Apart { matrices, held: Arc::new(held), forms }
+    }
+
+    /// Gate-up and down of one, in a buffer of their own.
+    pub(super) fn expert(&self, id: usize) -> (Weight, Weight) {
+        let ExpertMatrices { gate, up, down } = &self.matrices[id];
+        let wide = |weight: &Weight| weight.dense(DType::F32);
+        (Weight::Dense(Tensor::cat(vec![wide(gate), wide(up)], 0)), down.clone())
+    }
 }
 
 /// Experts as Flex has them.
@@ -44,6 +93,14 @@ pub(crate) trait MoeExperts: Backend {
         forms: [WeightForm; 2],
         group: Group,
     ) -> FloatTensor<Self>;
+
+    /// The same of all experts, each where it lies.
+    fn run_experts_apart(
+        x: FloatTensor<Self>,
+        experts: IntTensor<Self>,
+        weights: FloatTensor<Self>,
+        apart: Apart,
+    ) -> FloatTensor<Self>;
 }
 
 impl MoeExperts for Flex {
@@ -56,35 +113,90 @@ impl MoeExperts for Flex {
         forms: [WeightForm; 2],
         group: Group,
     ) -> FloatTensor<Self> {
-        let (x, weights) = (x.to_contiguous(), weights.to_contiguous());
         let (gate_up, down) = (gate_up.contiguous(), down.contiguous());
-        let [tokens, hidden] = x.layout().shape().dims();
-        let [_, choices] = weights.layout().shape().dims();
-        let step = Step {
-            isa: Isa::current(),
-            x: x.as_slice().expect("contiguous"),
-            gate_up: gate_up.matrix(&forms[0]),
-            down: down.matrix(&forms[1]),
-        };
-        let chosen = Chosen::new(&integers(&experts), choices, &group);
-        let out = step.run(&chosen, weights.as_slice().expect("contiguous"), tokens);
-        FloatTensor::<Flex>::from_data(TensorData::new(out, [tokens, hidden]))
+        let (gate_up, down) = (gate_up.matrix(&forms[0]), down.matrix(&forms[1]));
+        run(&x, &experts, &weights, Stack::one(gate_up), Stack::one(down), forms, &group)
+    }
+
+    fn run_experts_apart(
+        x: FloatTensor<Self>,
+        experts: IntTensor<Self>,
+        weights: FloatTensor<Self>,
+        apart: Apart,
+    ) -> FloatTensor<Self> {
+        let Apart { held, forms, .. } = &apart;
+        let gate_up = Stack::apart(&held.gate_up, &forms[0]);
+        let down = Stack::apart(&held.down, &forms[1]);
+        let group = Group { first: 0, count: held.down.len() };
+        run(&x, &experts, &weights, gate_up, down, *forms, &group)
     }
 }
 
-/// Whether these kernels take a step: everything but weights is in f32. (FP8 activations are quantised
-/// anew between the two products, which only the reference does.)
-pub(super) fn takes(x: &Tensor<2>, weights: &ExpertWeights) -> bool {
-    let floats = |weight: &Weight| match weight {
-        Weight::Dense(_) | Weight::Groups(_) => true,
-        Weight::Fp8(matrix) => matrix.activations() == Activations::Float,
+fn run(
+    x: &FloatTensor<Flex>,
+    experts: &IntTensor<Flex>,
+    weights: &FloatTensor<Flex>,
+    gate_up: Stack<'_>,
+    down: Stack<'_>,
+    forms: [WeightForm; 2],
+    group: &Group,
+) -> FloatTensor<Flex> {
+    let (x, weights) = (x.to_contiguous(), weights.to_contiguous());
+    let [tokens, hidden] = x.layout().shape().dims();
+    let [_, choices] = weights.layout().shape().dims();
+    let step = Step {
+        isa: Isa::current(),
+        x: Inputs::new(x.as_slice().expect("contiguous"), hidden, forms[0].activations),
+        gate_up,
+        down,
+        activations: forms[1].activations,
     };
+    let chosen = Chosen::new(&integers(experts), choices, group);
+    let out = step.run(&chosen, weights.as_slice().expect("contiguous"), tokens);
+    FloatTensor::<Flex>::from_data(TensorData::new(out, [tokens, hidden]))
+}
+
+/// Rows of matrices of equal shapes, one below the other.
+struct Stack<'a> {
+    parts: Vec<Matrix<'a>>,
+}
+
+impl<'a> Stack<'a> {
+    fn one(matrix: Matrix<'a>) -> Self {
+        Stack { parts: vec![matrix] }
+    }
+
+    fn apart(held: &'a [HeldWeight<Flex>], form: &WeightForm) -> Self {
+        Stack { parts: held.iter().map(|held| held.matrix(form)).collect() }
+    }
+
+    fn first(&self) -> &Matrix<'a> {
+        &self.parts[0]
+    }
+
+    /// Some of the rows, which one matrix has.
+    fn part(&self, rows: Range<usize>) -> Matrix<'a> {
+        let of_part = self.parts[0].rows();
+        let first = rows.start % of_part;
+        self.parts[rows.start / of_part].part(first..first + rows.len())
+    }
+}
+
+/// Whether these kernels take a step: everything but weights is in f32.
+pub(super) fn takes(x: &Tensor<2>) -> bool {
     crate::ops::flex::takes(&x.device(), x.dtype())
-        && weights.groups.iter().all(|group| floats(&group.gate_up) && floats(&group.down))
 }
 
 /// See [`super::moe_experts`].
 pub(super) fn moe_experts(x: &Tensor<2>, routed: &Routed, weights: &ExpertWeights) -> Tensor<2> {
+    if let Some(apart) = &weights.apart {
+        return Tensor::from_dispatch(Dispatch::run_experts_apart(
+            x.clone().into_dispatch(),
+            routed.experts.clone().into_dispatch(),
+            routed.weights.clone().into_dispatch(),
+            apart.clone(),
+        ));
+    }
     let mut first = 0;
     let parts = weights.groups.iter().map(|group| {
         let place = Group { first, count: group.experts };
@@ -128,13 +240,62 @@ impl Chosen {
     }
 }
 
+/// One side of a product: rows, and what products with each are multiplied with.
+struct Inputs<'a> {
+    /// `[rows, width]`
+    rows: Cow<'a, [f32]>,
+    width: usize,
+    /// Of each row, where it is quantised as a whole.
+    scales: Option<Vec<f32>>,
+}
+
+impl<'a> Inputs<'a> {
+    fn new(rows: impl Into<Cow<'a, [f32]>>, width: usize, activations: Activations) -> Self {
+        let mut rows = rows.into();
+        let group = match activations {
+            Activations::Float => return Inputs { rows, width, scales: None },
+            Activations::PerToken => width,
+            Activations::PerGroup(group) => group,
+        };
+        let count = rows.len() / width;
+        let mut scales = vec![1.0; count];
+        let (to_rows, to_scales) = (Shared::new(rows.to_mut()), Shared::new(&mut scales));
+        in_pieces(count.div_ceil(TOKENS), count > TOKENS, |piece| {
+            for row in piece * TOKENS..count.min((piece + 1) * TOKENS) {
+                // SAFETY: a piece has rows of its own.
+                let (values, kept) =
+                    unsafe { (to_rows.part(row * width, width), to_scales.part(row, 1)) };
+                for values in values.chunks_mut(group) {
+                    let scale = to_grid(values);
+                    match activations {
+                        Activations::PerToken => kept[0] = scale,
+                        _ => values.iter_mut().for_each(|value| *value *= scale),
+                    }
+                }
+            }
+        });
+        let scales = (activations == Activations::PerToken).then_some(scales);
+        Inputs { rows, width, scales }
+    }
+
+    fn row(&self, row: usize) -> &[f32] {
+        &self.rows[row * self.width..][..self.width]
+    }
+
+    fn scale(&self, row: usize) -> f32 {
+        self.scales.as_ref().map_or(1.0, |scales| scales[row])
+    }
+}
+
 /// What all threads read.
 struct Step<'a> {
     isa: Isa,
-    /// `[tokens, hidden]`
-    x: &'a [f32],
-    gate_up: Matrix<'a>,
-    down: Matrix<'a>,
+    /// Of the tokens.
+    x: Inputs<'a>,
+    gate_up: Stack<'a>,
+    down: Stack<'a>,
+    /// What the down projections are multiplied with.
+    activations: Activations,
 }
 
 /// Rows of one expert's matrix, for the tokens that chose it.
@@ -148,7 +309,7 @@ struct Piece<'a> {
 
 impl Step<'_> {
     fn run(&self, chosen: &Chosen, weights: &[f32], tokens: usize) -> Vec<f32> {
-        let (hidden, width) = (self.gate_up.width(), self.down.width());
+        let (hidden, width) = (self.gate_up.first().width(), self.down.first().width());
         let parallel = self.want_threads(chosen);
         let places = chosen.places.len();
         if places == 0 {
@@ -156,9 +317,9 @@ impl Step<'_> {
         }
 
         // silu(gate · x) * (up · x) of each place.
-        let inputs = self.inputs(chosen, parallel, &self.gate_up, tokens == 1, |place| {
+        let inputs = self.inputs(chosen, parallel, self.gate_up.first(), tokens == 1, |place| {
             let (token, _) = chosen.places[place];
-            &self.x[token * hidden..][..hidden]
+            self.x.row(token)
         });
         let pieces = pieces(chosen, &inputs, width);
         let mut inner = vec![0.0; places * width];
@@ -174,6 +335,13 @@ impl Step<'_> {
                 // SAFETY: `both` is this piece's own.
                 unsafe { tokens.times(&matrix, Sink { out, first: part, stride: count }) };
             }
+            if self.x.scales.is_some() {
+                for (index, products) in both.chunks_exact_mut(count).enumerate() {
+                    let (token, _) = chosen.places[first + index % tokens.count()];
+                    let scale = self.x.scale(token);
+                    products.iter_mut().for_each(|product| *product *= scale);
+                }
+            }
             let (gate, up) = both.split_at_mut(half);
             math::swiglu(self.isa, gate, up);
             for (token, up) in up.chunks_exact(count).enumerate() {
@@ -183,8 +351,9 @@ impl Step<'_> {
             }
         });
 
-        let inputs = self
-            .inputs(chosen, parallel, &self.down, false, |place| &inner[place * width..][..width]);
+        let inner = Inputs::new(inner, width, self.activations);
+        let inputs =
+            self.inputs(chosen, parallel, self.down.first(), false, |place| inner.row(place));
         let pieces = self::pieces(chosen, &inputs, hidden);
         let mut outer = vec![0.0; places * hidden];
         let shared = Shared::new(&mut outer);
@@ -212,7 +381,7 @@ impl Step<'_> {
                 for place in token * choices..(token + 1) * choices {
                     if let Some(index) = order[place] {
                         let y = &outer[index * hidden..][..hidden];
-                        math::add_scaled(self.isa, sum, y, weights[place]);
+                        math::add_scaled(self.isa, sum, y, weights[place] * inner.scale(index));
                     }
                 }
             }
@@ -250,7 +419,7 @@ impl Step<'_> {
 
     /// As [`Tokens::want_threads`], for the tokens of all experts.
     fn want_threads(&self, chosen: &Chosen) -> bool {
-        let weights = self.gate_up.width() * self.down.width();
+        let weights = self.gate_up.first().width() * self.down.first().width();
         chosen.experts.len() * weights >= PARALLEL.0 || chosen.places.len() * weights >= PARALLEL.1
     }
 }
@@ -287,6 +456,16 @@ mod tests {
         ExpertWeights::new(sizes.iter().map(group).collect(), sizes[0])
     }
 
+    fn taken_apart(weights: &ExpertWeights) -> ExpertWeights {
+        let expert = |id| {
+            let (gate_up, down) = weights.expert(id);
+            let width = gate_up.dims()[0] / 2;
+            let (gate, up) = (gate_up.rows(0..width), gate_up.rows(width..2 * width));
+            ExpertMatrices { gate, up, down }
+        };
+        ExpertWeights::apart((0..weights.count()).map(expert).collect())
+    }
+
     fn floats(tensor: Tensor<2>) -> Vec<f32> {
         tensor.into_data().try_into_vec_as::<f32>().unwrap()
     }
@@ -321,11 +500,47 @@ mod tests {
                 grouped: None,            };
             let x = inputs.floats([tokens, hidden], 1.0);
             let got = floats(moe_experts(&x, &routed, &weights));
+            let apart = floats(moe_experts(&x, &routed, &taken_apart(&weights)));
+            for (apart, got) in apart.iter().zip(&got) {
+                // Groups are added otherwise.
+                prop_assert!((apart - got).abs() < 1e-5 * got.abs().max(1.0), "{apart} {got}");
+            }
             let want = floats(reference::moe_experts(&x, &routed, &weights));
             prop_assert!(got[(tokens - 1) * hidden..].iter().all(|value| *value == 0.0));
             for (got, want) in got.iter().zip(&want) {
                 prop_assert!((got - want).abs() < 1e-4 * want.abs().max(1.0), "{got} {want}");
             }
+        }
+    }
+
+    /// Quantised anew between the two products: a sum in another order may take the neighbouring code.
+    #[test]
+    fn activations_are_quantised_as_by_the_reference() {
+        let device = Device::flex();
+        for activations in [Activations::PerToken, Activations::PerGroup(32)] {
+            let mut inputs = Inputs::new(11, &device);
+            let (tokens, hidden, width, count) = (40, 100, 72, 3);
+            let mut fp8 = |shape: [usize; 2]| inputs.fp8(shape, shape[1], activations).into();
+            let group = ExpertGroup {
+                experts: count,
+                gate_up: fp8([count * 2 * width, hidden]),
+                down: fp8([count * hidden, width]),
+            };
+            let weights = ExpertWeights::new(vec![group], count);
+            let ids: Vec<i32> = (0..tokens * 2).map(|place| (place * 7 % 3) as i32).collect();
+            let routed = Routed {
+                experts: Tensor::<1, burn::tensor::Int>::from_data(ids.as_slice(), &device)
+                    .reshape([tokens, 2]),
+                weights: inputs.floats([tokens, 2], 1.0),
+                grouped: None,
+            };
+            let x = inputs.floats([tokens, hidden], 1.0);
+            let got = floats(moe_experts(&x, &routed, &weights));
+            let want = floats(reference::moe_experts(&x, &routed, &weights));
+            let square = |values: &mut dyn Iterator<Item = f32>| values.map(|v| v * v).sum::<f32>();
+            let error = square(&mut got.iter().zip(&want).map(|(got, want)| got - want));
+            let size = square(&mut want.iter().copied());
+            assert!(error.sqrt() < 5e-3 * size.sqrt(), "{activations:?}: {error} of {size}");
         }
     }
 }

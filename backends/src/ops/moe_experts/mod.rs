@@ -21,12 +21,16 @@ use crate::weight::Weight;
 /// Weights of all experts of a layer, stacked in buffers of a bounded size.
 ///
 /// One buffer for a whole layer of the 355B models would pass the 2 GiB that many devices bind
-/// at most, so the experts are kept in groups of equal size, the last one possibly short.
+/// at most, so the experts are kept in groups of equal size, the last one possibly short. On the CPU
+/// the matrices of each expert may also lie apart, as they do in a file.
 #[derive(Debug)]
 pub struct ExpertWeights {
+    /// None where `apart` has them.
     groups: Vec<ExpertGroup>,
     per_group: usize,
     experts: usize,
+    #[cfg(feature = "cpu")]
+    apart: Option<cpu::Apart>,
 }
 
 /// The weights of consecutive experts, stacked along the rows.
@@ -37,6 +41,18 @@ pub struct ExpertGroup {
     /// Gate rows, then up rows of each expert: `[experts * 2 * width, hidden]`.
     pub gate_up: Weight,
     /// `[experts * hidden, width]`
+    pub down: Weight,
+}
+
+/// The weights of one expert.
+#[cfg(feature = "cpu")]
+#[derive(Debug, Clone)]
+pub struct ExpertMatrices {
+    /// `[width, hidden]`
+    pub gate: Weight,
+    /// `[width, hidden]`
+    pub up: Weight,
+    /// `[hidden, width]`
     pub down: Weight,
 }
 
@@ -62,7 +78,28 @@ impl ExpertWeights {
         for group in groups.iter().rev().skip(1) {
             assert_eq!(group.experts, per_group, "experts in a group");
         }
-        ExpertWeights { groups, per_group, experts }
+        ExpertWeights {
+            groups,
+            per_group,
+            experts,
+            #[cfg(feature = "cpu")]
+            apart: None,
+        }
+    }
+
+    /// Weights of the host, each where it lies.
+    ///
+    /// # Panics
+    /// When experts differ in their shapes, or weights are not the host's.
+    #[cfg(feature = "cpu")]
+    pub fn apart(matrices: Vec<ExpertMatrices>) -> Self {
+        let experts = matrices.len();
+        ExpertWeights {
+            groups: Vec::new(),
+            per_group: experts,
+            experts,
+            apart: Some(cpu::Apart::new(matrices)),
+        }
     }
 
     /// Number of experts.
@@ -72,6 +109,10 @@ impl ExpertWeights {
 
     /// Gate-up `[2 * width, hidden]` and down `[hidden, width]` of one expert.
     fn expert(&self, id: usize) -> (Weight, Weight) {
+        #[cfg(feature = "cpu")]
+        if let Some(apart) = &self.apart {
+            return apart.expert(id);
+        }
         let group = &self.groups[id / self.per_group];
         let row = id % self.per_group;
         let part = |stack: &Weight| {
@@ -89,7 +130,7 @@ impl ExpertWeights {
 /// more, per expert, for down.
 pub fn moe_experts(x: &Tensor<2>, routed: &Routed, weights: &ExpertWeights) -> Tensor<2> {
     #[cfg(feature = "cpu")]
-    if cpu::takes(x, weights) {
+    if cpu::takes(x) {
         return cpu::moe_experts(x, routed, weights);
     }
     #[cfg(feature = "cube")]

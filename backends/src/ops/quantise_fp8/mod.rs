@@ -1,6 +1,8 @@
 //! Activations to FP8.
 
 pub(super) mod cases;
+#[cfg(feature = "cpu")]
+pub(super) mod cpu;
 #[cfg(feature = "cube")]
 pub(super) mod kernel;
 #[cfg(feature = "cube")]
@@ -42,6 +44,10 @@ pub fn quantise_fp8(x: Tensor<2>, group: Option<usize>) -> Fp8Activations {
     #[cfg(feature = "cube")]
     if super::path::takes_kernels(&x.device()) {
         return launch::quantise_fp8(x, group);
+    }
+    #[cfg(feature = "cpu")]
+    if super::flex::takes(&x.device(), x.dtype()) {
+        return cpu::quantise_fp8(x, group);
     }
     reference::quantise_fp8(x, group)
 }
