@@ -183,8 +183,8 @@ unsafe fn some<F: Format, const R: usize, const T: usize>(
                     _mm256_storeu_ps(factors.as_mut_ptr(), product);
                 }
             }
-            for offset in 0..count {
-                let chunk = start + offset;
+            for chunk in start..start + count {
+                let offset = chunk - start;
                 for (row, sums) in sums.iter_mut().enumerate() {
                     let from = bytes[row].as_ptr().add(chunk * F::BYTES);
                     prefetch(from, far);

@@ -45,7 +45,7 @@ impl Groups {
         let chunks = chunks(width);
         let (mut wide, mut codes) = (vec![0.0; chunks * CHUNK], vec![0; chunks * CHUNK]);
         let mut scales = vec![0.0; chunks];
-        let mut group = |first: usize| {
+        let group = |first: usize| {
             let tokens = (2 * LANES).min(count - first);
             let vectors = tokens.div_ceil(LANES);
             let padded = vectors * LANES;
@@ -69,7 +69,7 @@ impl Groups {
             }
             group
         };
-        Groups { groups: (0..count).step_by(2 * LANES).map(&mut group).collect(), width }
+        Groups { groups: (0..count).step_by(2 * LANES).map(group).collect(), width }
     }
 
     /// # Safety
