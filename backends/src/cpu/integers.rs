@@ -5,9 +5,10 @@
 use std::arch::x86_64::*;
 use std::borrow::Cow;
 
-use super::matrix::{CHUNK, Kind, Matrix, Scales};
+use super::matrix::{CHUNK, Kind, Matrix};
 use super::memory::{ahead, prefetch};
 use super::tokens::{Sink, chunks};
+use super::vector::{Avx2, Vector};
 
 mod few;
 mod many;

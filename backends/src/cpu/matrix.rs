@@ -186,6 +186,15 @@ impl<'a> Matrix<'a> {
         }
     }
 
+    /// The scales of a row that has one for each chunk.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn scales_of_chunks(&self, row: usize) -> &'a [f16] {
+        match self.scales(row) {
+            Scales::Chunk(scales) => scales,
+            _ => unreachable!("a scale for each chunk"),
+        }
+    }
+
     /// Writes a row in f32.
     pub(crate) fn expand(&self, isa: Isa, row: usize, into: &mut [f32]) {
         self.expand_columns(isa, row, 0..self.width, false, into);

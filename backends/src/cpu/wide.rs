@@ -395,10 +395,7 @@ unsafe fn some_integers<F: Format, const R: usize, const T: usize>(
     sink: Sink<'_>,
 ) {
     let bytes: [&[u8]; R] = std::array::from_fn(|row| matrix.bytes(first + row));
-    let scales: [&[half::f16]; R] = std::array::from_fn(|row| match matrix.scales(first + row) {
-        Scales::Chunk(scales) => scales,
-        _ => unreachable!("a scale for each chunk"),
-    });
+    let scales: [&[half::f16]; R] = std::array::from_fn(|row| matrix.scales_of_chunks(first + row));
     let x: [&[Integers]; T] =
         std::array::from_fn(|index| &values[(token + index) * rows.blocks..][..rows.blocks]);
     // The first tokens have read the rows already.

@@ -2,10 +2,8 @@
 //! its `backend_extension`; each file `cpu.rs` declares the trait of its ops.
 
 use burn::backend::tensor::{FloatTensor, IntTensor};
-use burn::backend::{
-    Backend, Dispatch, DispatchDevice, DispatchTensor, DispatchTensorKind, ExtensionType, Flex,
-};
-use burn::tensor::{DType, Device, Shape};
+use burn::backend::{Backend, Dispatch, DispatchDevice, DispatchTensorKind, ExtensionType, Flex};
+use burn::tensor::{DType, Device, Shape, Tensor};
 use half::{bf16, f16};
 
 use crate::cpu::{Isa, Kind, LANES, Matrix, Values, bytes, prefetch_far, widen};
@@ -93,29 +91,16 @@ impl From<&Weight> for HeldWeight<Dispatch> {
     }
 }
 
-/// A weight of the host as Flex has it.
+/// A matrix of the host as Flex has it.
 ///
 /// # Panics
 /// For one of another device.
-pub(crate) fn held(weight: &Weight) -> HeldWeight<Flex> {
-    let float = |tensor: DispatchTensor| match tensor.kind {
-        DispatchTensorKind::Flex(tensor) => tensor.float(),
-        _ => panic!("a weight of the host"),
-    };
-    let int = |tensor: DispatchTensor| match tensor.kind {
-        DispatchTensorKind::Flex(tensor) => tensor.int(),
-        _ => panic!("a weight of the host"),
-    };
-    let held = match HeldWeight::from(weight) {
-        HeldWeight::Dense(weight) => HeldWeight::Dense(float(weight)),
-        HeldWeight::Fp8 { words, scales } => {
-            HeldWeight::Fp8 { words: int(words), scales: float(scales) }
-        }
-        HeldWeight::Groups { words, scales } => {
-            HeldWeight::Groups { words: int(words), scales: float(scales) }
-        }
-    };
-    held.contiguous()
+pub(crate) fn held(matrix: &Tensor<2>) -> HeldWeight<Flex> {
+    match matrix.clone().into_dispatch().kind {
+        DispatchTensorKind::Flex(matrix) => HeldWeight::Dense(matrix.float()).contiguous(),
+        #[cfg(feature = "cube")]
+        _ => panic!("a matrix of the host"),
+    }
 }
 
 impl WeightForm {

@@ -200,7 +200,7 @@ impl Stacks {
             .collect();
         let Some(matrices) = w.apart(&all, OnLoad::Quantise)? else { return Ok(None) };
         let (experts, _) = matrices.as_chunks::<3>();
-        let expert = |[gate, up, down]: [Weight; 3]| ExpertMatrices { gate, up, down };
+        let expert = |[gate, up, down]: [Tensor<2>; 3]| ExpertMatrices { gate, up, down };
         Ok(Some(ExpertWeights::apart(experts.iter().cloned().map(expert).collect())))
     }
 }

@@ -178,7 +178,7 @@ impl Weights<'_> {
         &self,
         pieces: &[Piece],
         on_load: OnLoad,
-    ) -> Result<Option<Vec<Weight>>, LoadError> {
+    ) -> Result<Option<Vec<Tensor<2>>>, LoadError> {
         let mut kept = Vec::with_capacity(pieces.len());
         for piece in pieces {
             match self.kept(piece, on_load)? {
@@ -191,7 +191,7 @@ impl Weights<'_> {
         }
         let mapped = |(piece, dtype): (&Piece, DType)| {
             let mapped = self.mapped(piece, dtype)?;
-            Ok(mapped.map(|it| Weight::Dense(it.reshape([piece.rows(), piece.columns()]))))
+            Ok(mapped.map(|it| it.reshape([piece.rows(), piece.columns()])))
         };
         pieces.iter().zip(kept).map(mapped).collect()
     }

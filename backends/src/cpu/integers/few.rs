@@ -147,10 +147,7 @@ unsafe fn some<F: Format, const R: usize, const T: usize>(
     sink: Sink<'_>,
 ) {
     let bytes: [&[u8]; R] = std::array::from_fn(|row| matrix.bytes(first + row));
-    let scales: [&[half::f16]; R] = std::array::from_fn(|row| match matrix.scales(first + row) {
-        Scales::Chunk(scales) => scales,
-        _ => unreachable!("a scale for each chunk"),
-    });
+    let scales: [&[half::f16]; R] = std::array::from_fn(|row| matrix.scales_of_chunks(first + row));
     let chunks = tokens.chunks;
     let held = chunks.next_multiple_of(LANES);
     let x: [&[i16]; T] = std::array::from_fn(|index| {
@@ -210,22 +207,8 @@ unsafe fn some<F: Format, const R: usize, const T: usize>(
         for (row, sums) in sums.into_iter().enumerate() {
             for (index, sum) in sums.into_iter().enumerate() {
                 let place = sink.first + (token + index) * sink.stride + first + row;
-                sink.out.write(place, total_of(sum));
+                sink.out.write(place, Avx2(sum).sum());
             }
         }
-    }
-}
-
-/// The sum of the lanes.
-///
-/// # Safety
-/// The CPU has AVX2.
-#[inline(always)]
-unsafe fn total_of(sum: __m256) -> f32 {
-    // SAFETY: the caller's.
-    unsafe {
-        let four = _mm_add_ps(_mm256_castps256_ps128(sum), _mm256_extractf128_ps::<1>(sum));
-        let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
-        _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
     }
 }

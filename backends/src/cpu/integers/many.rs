@@ -117,10 +117,8 @@ unsafe fn widen(matrix: &Matrix<'_>, row: usize, codes: &mut [i16], scales: &mut
             }
         }
     }
-    if let Scales::Chunk(held) = matrix.scales(row) {
-        for (scale, held) in scales.iter_mut().zip(held) {
-            *scale = held.to_f32();
-        }
+    for (scale, held) in scales.iter_mut().zip(matrix.scales_of_chunks(row)) {
+        *scale = held.to_f32();
     }
 }
 

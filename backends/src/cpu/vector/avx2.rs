@@ -4,7 +4,7 @@ use super::Vector;
 
 /// Eight values in a register of AVX2.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Avx2(__m256);
+pub(crate) struct Avx2(pub(in crate::cpu) __m256);
 
 /// A vector of the same integers.
 ///

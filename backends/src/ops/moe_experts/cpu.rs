@@ -2,81 +2,34 @@
 //! which they are held, and nothing is launched for an expert.
 #![expect(unsafe_code, reason = "threads write to places of their own")]
 
+mod apart;
+mod chosen;
+mod inputs;
+
 use std::borrow::Cow;
 use std::ops::Range;
-use std::sync::Arc;
 
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, Dispatch, Flex, backend_extension};
-use burn::tensor::{DType, Tensor, TensorData};
+use burn::tensor::{Tensor, TensorData};
 
-use super::{ExpertMatrices, ExpertWeights};
+use self::apart::Stack;
+use self::chosen::Chosen;
+use self::inputs::Inputs;
+use super::ExpertWeights;
 use crate::cpu::{Isa, Matrix, Shared, Sink, Tokens, in_pieces, math};
 use crate::fp8::Activations;
 use crate::ops::Routed;
-use crate::ops::flex::{HeldWeight, WeightForm, held, integers};
-use crate::ops::quantise_fp8::cpu::to_grid;
-use crate::weight::Weight;
+use crate::ops::flex::{HeldWeight, WeightForm, integers};
+
+pub(crate) use self::apart::Apart;
+pub(crate) use self::chosen::Group;
 
 /// Weights of the chosen experts' down projections, and multiply-adds with them, from which a second
 /// thread pays.
 const PARALLEL: (usize, usize) = (1 << 16, 1 << 20);
 /// Tokens whose results are added in one piece.
 const TOKENS: usize = 16;
-
-/// The experts of one buffer.
-#[derive(Debug, Clone)]
-pub(crate) struct Group {
-    first: usize,
-    count: usize,
-}
-
-/// The matrices of each expert where they lie.
-#[derive(Debug, Clone)]
-pub(crate) struct Apart {
-    matrices: Vec<ExpertMatrices>,
-    held: Arc<HeldApart>,
-    forms: [WeightForm; 2],
-}
-
-/// The same as Flex has them.
-#[derive(Debug)]
-struct HeldApart {
-    /// Gate and up of each expert.
-    gate_up: Vec<HeldWeight<Flex>>,
-    down: Vec<HeldWeight<Flex>>,
-}
-
-impl Apart {
-    pub(super) fn new(matrices: Vec<ExpertMatrices>) -> Self {
-        let first = matrices.first().expect("an expert");
-        let forms = [WeightForm::of(&first.gate), WeightForm::of(&first.down)];
-        let dims = |it: &ExpertMatrices| [it.gate.dims(), it.up.dims(), it.down.dims()];
-        let [[width, hidden], ..] = dims(first);
-        let wanted = [[width, hidden], [width, hidden], [hidden, width]];
-        assert!(matrices.iter().all(|it| dims(it) == wanted), "equal experts of {wanted:?}");
-        let dtype = |weight: &Weight| match weight {
-            Weight::Dense(weight) => Some(weight.dtype()),
-            Weight::Fp8(_) | Weight::Groups(_) => None,
-        };
-        let each = matrices.iter().flat_map(|it| [&it.gate, &it.up, &it.down]).map(dtype);
-        let floats: Option<Vec<_>> = each.collect();
-        let alike = floats.is_some_and(|all| all.windows(2).all(|pair| pair[0] == pair[1]));
-        assert!(alike, "experts apart in one float dtype");
-        let held = HeldApart {
-            gate_up: matrices.iter().flat_map(|it| [held(&it.gate), held(&it.up)]).collect(),
-            down: matrices.iter().map(|it| held(&it.down)).collect(),
-        };
-        Apart { matrices, held: Arc::new(held), forms }
-    }
-
-    /// Gate-up and down of one, in a buffer of their own.
-    pub(super) fn expert(&self, id: usize) -> (Weight, Weight) {
-        let ExpertMatrices { gate, up, down } = &self.matrices[id];
-        let wide = |weight: &Weight| weight.dense(DType::F32);
-        (Weight::Dense(Tensor::cat(vec![wide(gate), wide(up)], 0)), down.clone())
-    }
-}
 
 /// Experts as Flex has them.
 #[backend_extension(Flex)]
@@ -124,11 +77,9 @@ impl MoeExperts for Flex {
         weights: FloatTensor<Self>,
         apart: Apart,
     ) -> FloatTensor<Self> {
-        let Apart { held, forms, .. } = &apart;
-        let gate_up = Stack::apart(&held.gate_up, &forms[0]);
-        let down = Stack::apart(&held.down, &forms[1]);
-        let group = Group { first: 0, count: held.down.len() };
-        run(&x, &experts, &weights, gate_up, down, *forms, &group)
+        let group = Group { first: 0, count: apart.count() };
+        let [gate_up, down] = apart.stacks();
+        run(&x, &experts, &weights, gate_up, down, apart.forms(), &group)
     }
 }
 
@@ -154,32 +105,6 @@ fn run(
     let chosen = Chosen::new(&integers(experts), choices, group);
     let out = step.run(&chosen, weights.as_slice().expect("contiguous"), tokens);
     FloatTensor::<Flex>::from_data(TensorData::new(out, [tokens, hidden]))
-}
-
-/// Rows of matrices of equal shapes, one below the other.
-struct Stack<'a> {
-    parts: Vec<Matrix<'a>>,
-}
-
-impl<'a> Stack<'a> {
-    fn one(matrix: Matrix<'a>) -> Self {
-        Stack { parts: vec![matrix] }
-    }
-
-    fn apart(held: &'a [HeldWeight<Flex>], form: &WeightForm) -> Self {
-        Stack { parts: held.iter().map(|held| held.matrix(form)).collect() }
-    }
-
-    fn first(&self) -> &Matrix<'a> {
-        &self.parts[0]
-    }
-
-    /// Some of the rows, which one matrix has.
-    fn part(&self, rows: Range<usize>) -> Matrix<'a> {
-        let of_part = self.parts[0].rows();
-        let first = rows.start % of_part;
-        self.parts[rows.start / of_part].part(first..first + rows.len())
-    }
 }
 
 /// Whether these kernels take a step: everything but weights is in f32.
@@ -212,79 +137,6 @@ pub(super) fn moe_experts(x: &Tensor<2>, routed: &Routed, weights: &ExpertWeight
         ))
     });
     parts.reduce(|sum, part| sum + part).expect("a group of experts")
-}
-
-/// Which tokens chose each expert of a group.
-struct Chosen {
-    /// Expert within the group and its part of `places`; experts that nobody chose are left out.
-    experts: Vec<(usize, Range<usize>)>,
-    /// Token and place in the flattened `[tokens, choices]` table, by expert.
-    places: Vec<(usize, usize)>,
-}
-
-impl Chosen {
-    fn new(ids: &[usize], choices: usize, group: &Group) -> Self {
-        let mut by_expert = vec![Vec::new(); group.count];
-        for (place, id) in ids.iter().enumerate() {
-            // A padded token names the first id past the experts.
-            if let Some(list) = id.checked_sub(group.first).and_then(|id| by_expert.get_mut(id)) {
-                list.push((place / choices, place));
-            }
-        }
-        let (mut experts, mut places) = (Vec::new(), Vec::new());
-        for (expert, list) in by_expert.into_iter().enumerate().filter(|(_, it)| !it.is_empty()) {
-            experts.push((expert, places.len()..places.len() + list.len()));
-            places.extend(list);
-        }
-        Chosen { experts, places }
-    }
-}
-
-/// One side of a product: rows, and what products with each are multiplied with.
-struct Inputs<'a> {
-    /// `[rows, width]`
-    rows: Cow<'a, [f32]>,
-    width: usize,
-    /// Of each row, where it is quantised as a whole.
-    scales: Option<Vec<f32>>,
-}
-
-impl<'a> Inputs<'a> {
-    fn new(rows: impl Into<Cow<'a, [f32]>>, width: usize, activations: Activations) -> Self {
-        let mut rows = rows.into();
-        let group = match activations {
-            Activations::Float => return Inputs { rows, width, scales: None },
-            Activations::PerToken => width,
-            Activations::PerGroup(group) => group,
-        };
-        let count = rows.len() / width;
-        let mut scales = vec![1.0; count];
-        let (to_rows, to_scales) = (Shared::new(rows.to_mut()), Shared::new(&mut scales));
-        in_pieces(count.div_ceil(TOKENS), count > TOKENS, |piece| {
-            for row in piece * TOKENS..count.min((piece + 1) * TOKENS) {
-                // SAFETY: a piece has rows of its own.
-                let (values, kept) =
-                    unsafe { (to_rows.part(row * width, width), to_scales.part(row, 1)) };
-                for values in values.chunks_mut(group) {
-                    let scale = to_grid(values);
-                    match activations {
-                        Activations::PerToken => kept[0] = scale,
-                        _ => values.iter_mut().for_each(|value| *value *= scale),
-                    }
-                }
-            }
-        });
-        let scales = (activations == Activations::PerToken).then_some(scales);
-        Inputs { rows, width, scales }
-    }
-
-    fn row(&self, row: usize) -> &[f32] {
-        &self.rows[row * self.width..][..self.width]
-    }
-
-    fn scale(&self, row: usize) -> f32 {
-        self.scales.as_ref().map_or(1.0, |scales| scales[row])
-    }
 }
 
 /// What all threads read.
@@ -335,7 +187,7 @@ impl Step<'_> {
                 // SAFETY: `both` is this piece's own.
                 unsafe { tokens.times(&matrix, Sink { out, first: part, stride: count }) };
             }
-            if self.x.scales.is_some() {
+            if self.x.has_scales() {
                 for (index, products) in both.chunks_exact_mut(count).enumerate() {
                     let (token, _) = chosen.places[first + index % tokens.count()];
                     let scale = self.x.scale(token);
@@ -440,12 +292,13 @@ fn pieces<'a>(chosen: &Chosen, tokens: &'a [Tokens], rows: usize) -> Vec<Piece<'
 
 #[cfg(test)]
 mod tests {
-    use burn::tensor::Device;
+    use burn::tensor::{DType, Device};
     use proptest::prelude::*;
 
-    use super::super::{ExpertGroup, reference};
+    use super::super::{ExpertGroup, ExpertMatrices, reference};
     use super::*;
     use crate::ops::case::Inputs;
+    use crate::weight::Weight;
 
     fn experts(sizes: &[usize], hidden: usize, width: usize, inputs: &mut Inputs) -> ExpertWeights {
         let group = |count: &usize| ExpertGroup {
@@ -459,8 +312,8 @@ mod tests {
     fn taken_apart(weights: &ExpertWeights) -> ExpertWeights {
         let expert = |id| {
             let (gate_up, down) = weights.expert(id);
-            let width = gate_up.dims()[0] / 2;
-            let (gate, up) = (gate_up.rows(0..width), gate_up.rows(width..2 * width));
+            let [gate_up, down] = [gate_up, down].map(|weight| weight.dense(DType::F32));
+            let [gate, up] = gate_up.chunk(2, 0).try_into().expect("two halves");
             ExpertMatrices { gate, up, down }
         };
         ExpertWeights::apart((0..weights.count()).map(expert).collect())
@@ -497,7 +350,8 @@ mod tests {
                 experts: Tensor::<1, burn::tensor::Int>::from_data(ids.as_slice(), &device)
                     .reshape([tokens, choices]),
                 weights: inputs.floats([tokens, choices], 1.0),
-                grouped: None,            };
+                grouped: None,
+            };
             let x = inputs.floats([tokens, hidden], 1.0);
             let got = floats(moe_experts(&x, &routed, &weights));
             let apart = floats(moe_experts(&x, &routed, &taken_apart(&weights)));

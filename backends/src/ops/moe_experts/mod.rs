@@ -44,16 +44,16 @@ pub struct ExpertGroup {
     pub down: Weight,
 }
 
-/// The weights of one expert.
+/// The weights of one expert, in one float dtype.
 #[cfg(feature = "cpu")]
 #[derive(Debug, Clone)]
 pub struct ExpertMatrices {
     /// `[width, hidden]`
-    pub gate: Weight,
+    pub gate: Tensor<2>,
     /// `[width, hidden]`
-    pub up: Weight,
+    pub up: Tensor<2>,
     /// `[hidden, width]`
-    pub down: Weight,
+    pub down: Tensor<2>,
 }
 
 impl ExpertWeights {
@@ -90,7 +90,7 @@ impl ExpertWeights {
     /// Weights of the host, each where it lies.
     ///
     /// # Panics
-    /// When experts differ in their shapes, or weights are not the host's.
+    /// When experts differ in shapes or dtype, or weights are not the host's.
     #[cfg(feature = "cpu")]
     pub fn apart(matrices: Vec<ExpertMatrices>) -> Self {
         let experts = matrices.len();
