@@ -26,21 +26,9 @@ impl Quantise for Flex {
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         let x = x.to_contiguous();
         let [tokens, width] = x.layout().shape().dims();
-        let x: &[f32] = x.as_slice().expect("contiguous");
+        let mut values = x.as_slice::<f32>().expect("contiguous").to_vec();
+        let scales = rows_to_grid(&mut values, width, group);
         let groups = width.div_ceil(group);
-        let (mut values, mut scales) = (x.to_vec(), vec![0.0; tokens * groups]);
-        let (to_values, to_scales) = (Shared::new(&mut values), Shared::new(&mut scales));
-        in_pieces(tokens.div_ceil(ROWS), tokens > 2 * ROWS, |piece| {
-            for token in piece * ROWS..tokens.min((piece + 1) * ROWS) {
-                // SAFETY: each piece has tokens of its own.
-                let (values, scales) = unsafe {
-                    (to_values.part(token * width, width), to_scales.part(token * groups, groups))
-                };
-                for (values, scale) in values.chunks_mut(group).zip(scales) {
-                    *scale = to_grid(values);
-                }
-            }
-        });
         (
             FloatTensor::<Flex>::from_data(TensorData::new(values, [tokens, width])),
             FloatTensor::<Flex>::from_data(TensorData::new(scales, [tokens, groups])),
@@ -54,8 +42,28 @@ pub(super) fn quantise_fp8(x: Tensor<2>, group: usize) -> Fp8Activations {
     Fp8Activations { values, scales, group }
 }
 
+/// Puts rows on the grid, with a scale for each group of columns, and returns the scales: `[rows, width]`
+/// → `[rows, ⌈width / group⌉]`.
+pub(crate) fn rows_to_grid(values: &mut [f32], width: usize, group: usize) -> Vec<f32> {
+    let (rows, groups) = (values.len() / width, width.div_ceil(group));
+    let mut scales = vec![0.0; rows * groups];
+    let (to_values, to_scales) = (Shared::new(values), Shared::new(&mut scales));
+    in_pieces(rows.div_ceil(ROWS), rows > 2 * ROWS, |piece| {
+        for row in piece * ROWS..rows.min((piece + 1) * ROWS) {
+            // SAFETY: each piece has rows of its own.
+            let (values, scales) = unsafe {
+                (to_values.part(row * width, width), to_scales.part(row * groups, groups))
+            };
+            for (values, scale) in values.chunks_mut(group).zip(scales) {
+                *scale = to_grid(values);
+            }
+        }
+    });
+    scales
+}
+
 /// Divides values by a scale that they share, puts them on the grid and returns the scale.
-pub(crate) fn to_grid(values: &mut [f32]) -> f32 {
+fn to_grid(values: &mut [f32]) -> f32 {
     let largest = values.iter().fold(0f32, |largest, value| match value.abs() > largest {
         true => value.abs(),
         false => largest,
