@@ -8,9 +8,9 @@ use super::memory::{ahead, prefetch};
 use super::tokens::{Sink, chunks};
 use super::vector::Vector;
 
-/// Tokens from which other layouts are faster: vectors of eight widen slowly.
+/// Tokens from which other layouts are faster.
 pub(super) fn most(isa: Isa) -> usize {
-    if isa.lanes() == 16 { 5 } else { 9 }
+    if isa == Isa::Amx { 5 } else { 17 }
 }
 
 /// Rows at a time.
@@ -180,6 +180,11 @@ unsafe fn some_rows<V: Vector, F: Format, const R: usize>(
     let mut token = 0;
     // SAFETY: the caller's.
     unsafe {
+        // Sums, tokens and weights that registers hold.
+        while V::LANES == 16 && token + 4 <= tokens.count {
+            some_tokens::<V, F, R, 4>(tokens, &rows, token, first, sink);
+            token += 4;
+        }
         while token + 2 <= tokens.count {
             some_tokens::<V, F, R, 2>(tokens, &rows, token, first, sink);
             token += 2;

@@ -5,8 +5,8 @@
 //! - `vector`: a vector of f32 values, in each instruction set
 //! - `matrix`: rows of weights in their formats
 //! - `tokens`: the other side of a product
-//! - `dot`, `wide`: products with few tokens, which read each weight once
-//! - `tiles`, `amx`: products with many
+//! - `dot`, `codes`: products with few tokens, which read each weight once
+//! - `tiles`, `amx`: products with many, and `blocks`, how they are cut
 //! - `integers`: both, for quantised weights
 //! - `attend`: attention of some queries to a tile of rows
 //! - `math`: functions of rows of values
@@ -19,6 +19,9 @@
 #[cfg(target_arch = "x86_64")]
 mod amx;
 mod attend;
+mod blocks;
+#[cfg(target_arch = "x86_64")]
+mod codes;
 mod dot;
 #[cfg(target_arch = "x86_64")]
 mod integers;
@@ -33,8 +36,6 @@ mod threads;
 mod tiles;
 mod tokens;
 mod vector;
-#[cfg(target_arch = "x86_64")]
-mod wide;
 
 pub(crate) use attend::{LANES, Queries, Seen, State, TILE, Tile};
 pub use isa::Isa;

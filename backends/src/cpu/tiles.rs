@@ -3,35 +3,31 @@
 
 use std::borrow::Cow;
 
+use super::blocks::{Blocks, Group, PANEL, in_panels};
 use super::isa::{Isa, dispatch};
 use super::matrix::Matrix;
+use super::threads::Shared;
 use super::tokens::Sink;
 use super::vector::Vector;
 
-/// Rows of weights that are wide at a time.
-const PANEL: usize = 24;
+/// Columns of a pass: a panel of weights and a group of tokens stay in the second cache.
+const DEPTH: usize = 256;
+/// Columns of tokens that are written together.
+const COLUMNS: usize = 32;
 
 /// Tokens side by side.
 #[derive(Debug)]
 pub(super) struct Groups {
-    groups: Vec<Group>,
+    blocks: Blocks,
     width: usize,
-}
-
-#[derive(Debug)]
-struct Group {
-    first: usize,
-    count: usize,
-    vectors: usize,
-    /// `[width, vectors * lanes]`
+    /// Of each group `[width, padded]`.
     values: Vec<f32>,
 }
 
 /// Most vectors of a group: what leaves registers for the sums of some rows.
 fn most_vectors(isa: Isa) -> usize {
     match isa {
-        Isa::Portable => 2,
-        Isa::Neon | Isa::Avx2 => 3,
+        Isa::Portable | Isa::Neon | Isa::Avx2 => 2,
         Isa::Avx512 | Isa::Vnni | Isa::Amx => 4,
     }
 }
@@ -41,64 +37,74 @@ impl Groups {
         isa: Isa,
         count: usize,
         width: usize,
-        row: impl Fn(usize) -> Cow<'a, [f32]>,
+        row: &(impl Fn(usize) -> Cow<'a, [f32]> + Sync),
     ) -> Self {
-        let lanes = isa.lanes();
-        let most = lanes * most_vectors(isa);
-        let group = |first: usize| {
-            let tokens = most.min(count - first);
-            let vectors = tokens.div_ceil(lanes);
-            let padded = vectors * lanes;
-            let mut values = vec![0.0; width * padded];
-            for token in 0..tokens {
-                let x = row(first + token);
-                for (place, value) in values[token..].iter_mut().step_by(padded).zip(x.iter()) {
-                    *place = *value;
+        let blocks = Blocks { count, lanes: isa.lanes(), vectors: most_vectors(isa) };
+        let mut values = vec![0.0; blocks.padded() * width];
+        let shared = Shared::new(&mut values);
+        blocks.each(width, |group| {
+            // SAFETY: each group has values of its own.
+            let values = unsafe { shared.part(group.first * width, group.padded * width) };
+            let tokens: Vec<_> = (group.first..group.first + group.count).map(row).collect();
+            for (some, values) in values.chunks_mut(COLUMNS * group.padded).enumerate() {
+                for (token, x) in tokens.iter().enumerate() {
+                    let places = values[token..].iter_mut().step_by(group.padded);
+                    places.zip(&x[some * COLUMNS..]).for_each(|(place, value)| *place = *value);
                 }
             }
-            Group { first, count: tokens, vectors, values }
-        };
-        Groups { groups: (0..count).step_by(most).map(group).collect(), width }
+        });
+        Groups { blocks, width, values }
     }
 
     /// # Safety
     /// As [`super::Tokens::times`].
     pub(super) unsafe fn times(&self, isa: Isa, matrix: &Matrix<'_>, sink: Sink<'_>) {
         let width = self.width;
-        let mut wide = vec![0.0; PANEL.min(matrix.rows()) * width];
-        for start in (0..matrix.rows()).step_by(PANEL) {
-            let count = PANEL.min(matrix.rows() - start);
-            for (row, wide) in wide.chunks_exact_mut(width).take(count).enumerate() {
-                matrix.expand(isa, start + row, wide);
-            }
-            let panel = &wide[..count * width];
-            for group in &self.groups {
-                let first = sink.first + group.first * sink.stride + start;
-                let sink = Sink { first, ..sink };
-                // SAFETY: `Isa::current` gives what there is; else the caller's.
-                unsafe {
-                    dispatch!(isa, run(group: &Group, panel: &[f32], width: usize, sink: Sink<'_>));
+        let mut wide = vec![0.0; PANEL.min(matrix.rows()) * DEPTH.min(width)];
+        // SAFETY: the caller's, and `Isa::current` gives what there is.
+        unsafe {
+            in_panels(self.blocks, matrix, sink, |panel, sums| {
+                for start in (0..width).step_by(DEPTH) {
+                    let columns = start..width.min(start + DEPTH);
+                    let depth = columns.len();
+                    for (row, wide) in wide.chunks_exact_mut(depth).take(panel.rows()).enumerate() {
+                        panel.expand_columns(isa, row, columns.clone(), false, wide);
+                    }
+                    let weights = &wide[..panel.rows() * depth];
+                    for group in self.blocks.groups() {
+                        let values = &self.values[group.first * width + start * group.padded..];
+                        let sums = &mut sums[group.first * panel.rows()..];
+                        dispatch!(isa, run(
+                            group: Group, weights: &[f32], values: &[f32], depth: usize, sums: &mut [f32],
+                        ));
+                    }
                 }
-            }
+            });
         }
     }
 }
 
+/// Adds the products of rows of weights with a group of tokens to `sums [rows, padded]`.
+///
 /// # Safety
-/// The CPU has the instructions, and the sink is the caller's.
+/// The CPU has the instructions.
 #[inline(always)]
-unsafe fn run<V: Vector>(group: &Group, panel: &[f32], width: usize, sink: Sink<'_>) {
+unsafe fn run<V: Vector>(
+    group: Group,
+    weights: &[f32],
+    values: &[f32],
+    depth: usize,
+    sums: &mut [f32],
+) {
     // SAFETY: the caller's.
     unsafe {
-        match (V::LANES, group.vectors) {
-            (16, 1) => rows::<V, 8, 1>(group, panel, width, sink),
-            (16, 2) => rows::<V, 8, 2>(group, panel, width, sink),
-            (16, 3) => rows::<V, 6, 3>(group, panel, width, sink),
-            (16, _) => rows::<V, 6, 4>(group, panel, width, sink),
-            (_, 1) => rows::<V, 8, 1>(group, panel, width, sink),
-            (_, 2) => rows::<V, 6, 2>(group, panel, width, sink),
-            (_, 3) => rows::<V, 4, 3>(group, panel, width, sink),
-            (..) => rows::<V, 3, 4>(group, panel, width, sink),
+        match (V::LANES, group.padded / V::LANES) {
+            (_, 1) => rows::<V, 8, 1>(weights, values, depth, sums),
+            (16, 2) => rows::<V, 8, 2>(weights, values, depth, sums),
+            (16, 3) => rows::<V, 6, 3>(weights, values, depth, sums),
+            (16, _) => rows::<V, 6, 4>(weights, values, depth, sums),
+            // Three vectors for four rows, or more rows, are a register too many.
+            (..) => rows::<V, 6, 2>(weights, values, depth, sums),
         }
     }
 }
@@ -107,20 +113,22 @@ unsafe fn run<V: Vector>(group: &Group, panel: &[f32], width: usize, sink: Sink<
 /// As [`run`].
 #[inline(always)]
 unsafe fn rows<V: Vector, const R: usize, const N: usize>(
-    group: &Group,
-    panel: &[f32],
-    width: usize,
-    sink: Sink<'_>,
+    weights: &[f32],
+    values: &[f32],
+    depth: usize,
+    sums: &mut [f32],
 ) {
-    let count = panel.len() / width;
+    let count = weights.len() / depth;
     let whole = count - count % R;
     // SAFETY: the caller's.
     unsafe {
         for first in (0..whole).step_by(R) {
-            some::<V, R, N>(group, &panel[first * width..], width, sink, first);
+            let sums = &mut sums[first * N * V::LANES..];
+            some::<V, R, N>(&weights[first * depth..], values, depth, sums);
         }
         for first in whole..count {
-            some::<V, 1, N>(group, &panel[first * width..], width, sink, first);
+            let sums = &mut sums[first * N * V::LANES..];
+            some::<V, 1, N>(&weights[first * depth..], values, depth, sums);
         }
     }
 }
@@ -129,24 +137,29 @@ unsafe fn rows<V: Vector, const R: usize, const N: usize>(
 /// As [`run`].
 #[inline(always)]
 unsafe fn some<V: Vector, const R: usize, const N: usize>(
-    group: &Group,
-    panel: &[f32],
-    width: usize,
-    sink: Sink<'_>,
-    first: usize,
+    weights: &[f32],
+    values: &[f32],
+    depth: usize,
+    sums: &mut [f32],
 ) {
-    assert!(panel.len() >= R * width && group.values.len() >= width * N * V::LANES);
-    let (panel, values) = (panel.as_ptr(), group.values.as_ptr());
-    // SAFETY: rows and values are as long as was asserted; the sink is the caller's.
+    assert!(weights.len() >= R * depth && values.len() >= depth * N * V::LANES);
+    assert!(sums.len() >= R * N * V::LANES);
+    let (weights, values, places) = (weights.as_ptr(), values.as_ptr(), sums.as_mut_ptr());
+    // SAFETY: rows, values and sums are as long as was asserted.
     unsafe {
         let mut sums = [[V::zero(); N]; R];
-        for index in 0..width {
+        for (row, sums) in sums.iter_mut().enumerate() {
+            for (vector, sum) in sums.iter_mut().enumerate() {
+                *sum = V::load(places.add((row * N + vector) * V::LANES));
+            }
+        }
+        for index in 0..depth {
             let mut x = [V::zero(); N];
             for (vector, x) in x.iter_mut().enumerate() {
                 *x = V::load(values.add((index * N + vector) * V::LANES));
             }
             for (row, sums) in sums.iter_mut().enumerate() {
-                let weight = V::splat(*panel.add(row * width + index));
+                let weight = V::splat(*weights.add(row * depth + index));
                 for (sum, x) in sums.iter_mut().zip(x) {
                     *sum = weight.mul_add(x, *sum);
                 }
@@ -154,12 +167,7 @@ unsafe fn some<V: Vector, const R: usize, const N: usize>(
         }
         for (row, sums) in sums.into_iter().enumerate() {
             for (vector, sum) in sums.into_iter().enumerate() {
-                let mut values = [0.0; 16];
-                sum.store(values.as_mut_ptr());
-                let tokens = vector * V::LANES..group.count.min((vector + 1) * V::LANES);
-                for (token, value) in tokens.zip(values) {
-                    sink.out.write(sink.first + token * sink.stride + first + row, value);
-                }
+                sum.store(places.add((row * N + vector) * V::LANES));
             }
         }
     }

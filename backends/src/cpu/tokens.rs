@@ -8,7 +8,7 @@ use super::matrix::Kind;
 use super::matrix::{CHUNK, Matrix};
 use super::threads::Shared;
 #[cfg(target_arch = "x86_64")]
-use super::{amx, integers, wide};
+use super::{amx, codes, integers};
 use super::{dot, tiles};
 
 /// Weights, and multiply-adds, from which a second thread pays: it takes some 20 µs to wake.
@@ -27,12 +27,15 @@ pub(crate) struct Tokens {
 enum Layout {
     /// A row for each, filled up with zeros: sums along the rows of the matrix.
     Rows(dot::Rows),
-    /// The same for kernels of their own.
+    /// The same for E4M3 codes.
     #[cfg(target_arch = "x86_64")]
-    Wide(wide::Rows),
+    Codes(codes::Rows),
     /// The same as integers.
     #[cfg(target_arch = "x86_64")]
     Integers(integers::Rows),
+    /// The same in two bytes each.
+    #[cfg(target_arch = "x86_64")]
+    Bytes(integers::ByteRows),
     /// A value of several tokens in a vector, multiplied with one weight at a time.
     SideBySide(tiles::Groups),
     /// The same as integers.
@@ -71,7 +74,7 @@ impl Tokens {
             true => Self::fast(isa, count, &row, matrix),
         };
         let layout = layout
-            .unwrap_or_else(|| Layout::SideBySide(tiles::Groups::new(isa, count, width, row)));
+            .unwrap_or_else(|| Layout::SideBySide(tiles::Groups::new(isa, count, width, &row)));
         Tokens { isa, count, width, layout }
     }
 
@@ -83,18 +86,24 @@ impl Tokens {
         matrix: &Matrix<'_>,
     ) -> Option<Layout> {
         #[cfg(target_arch = "x86_64")]
-        if isa >= Isa::Vnni && count < wide::MOST && wide::takes(matrix) {
-            return Some(Layout::Wide(wide::Rows::new(count, row, matrix)));
+        if isa >= Isa::Vnni && count < codes::most(isa) && codes::takes(matrix) {
+            return Some(Layout::Codes(codes::Rows::new(count, row, matrix)));
         }
         #[cfg(target_arch = "x86_64")]
-        if (Isa::Avx2..=Isa::Avx512).contains(&isa) && integers::takes(matrix) {
-            if count < integers::MOST {
-                return Some(Layout::Integers(integers::Rows::new(count, row, matrix)));
-            }
-            // Vectors of 512 bits multiply as many floats.
-            if isa == Isa::Avx2 {
-                let groups = integers::Groups::new(count, matrix.width(), row);
-                return Some(Layout::IntegersSideBySide(groups));
+        if integers::takes(matrix) {
+            match isa {
+                Isa::Vnni | Isa::Amx if count < integers::most(isa) => {
+                    return Some(Layout::Bytes(integers::ByteRows::new(count, row, matrix)));
+                }
+                Isa::Avx2 | Isa::Avx512 if count < integers::most(isa) => {
+                    return Some(Layout::Integers(integers::Rows::new(count, row, matrix)));
+                }
+                // Without VNNI, vectors of 512 bits multiply as many floats.
+                Isa::Avx2 | Isa::Vnni => {
+                    let groups = integers::Groups::new(isa, count, matrix.width(), row);
+                    return Some(Layout::IntegersSideBySide(groups));
+                }
+                _ => {}
             }
         }
         if count < dot::most(isa) {
@@ -124,7 +133,7 @@ impl Tokens {
         match &self.layout {
             // Some 256 KiB of bf16.
             #[cfg(target_arch = "x86_64")]
-            Layout::Wide(_) | Layout::Integers(_) => {
+            Layout::Codes(_) | Layout::Integers(_) | Layout::Bytes(_) => {
                 ((1 << 18) / self.width.max(1)).clamp(8, 256).next_multiple_of(8)
             }
             Layout::Rows(_) => ((1 << 17) / self.width.max(1)).clamp(8, 256).next_multiple_of(8),
@@ -156,9 +165,11 @@ impl Tokens {
             match &self.layout {
                 Layout::Rows(rows) => rows.times(self.isa, matrix, sink),
                 #[cfg(target_arch = "x86_64")]
-                Layout::Wide(rows) => rows.times(matrix, sink),
+                Layout::Codes(rows) => rows.times(matrix, sink),
                 #[cfg(target_arch = "x86_64")]
                 Layout::Integers(rows) => rows.times(matrix, sink),
+                #[cfg(target_arch = "x86_64")]
+                Layout::Bytes(rows) => rows.times(matrix, sink),
                 Layout::SideBySide(groups) => groups.times(self.isa, matrix, sink),
                 #[cfg(target_arch = "x86_64")]
                 Layout::IntegersSideBySide(groups) => groups.times(matrix, sink),

@@ -2,9 +2,6 @@
 
 use super::*;
 
-/// Tokens from which the other layout is faster.
-pub(in crate::cpu) const MOST: usize = 9;
-
 /// Tokens in rows.
 #[derive(Debug)]
 pub(in crate::cpu) struct Rows {

@@ -2,31 +2,28 @@
 //! that lie side by side, two values of each in a lane.
 
 use super::*;
+use crate::cpu::blocks::{Blocks, Group, PANEL, in_panels};
+use crate::cpu::isa::Isa;
+use crate::cpu::threads::Shared;
+use crate::cpu::vector::Avx512;
 
-/// Rows of codes that are wide at a time.
-const PANEL: usize = 24;
+/// Chunks of a pass: a panel of codes and a group of tokens stay in the second cache.
+const DEPTH: usize = 16;
 /// Pairs of values of a chunk.
 const PAIRS: usize = CHUNK / 2;
 
 /// Tokens side by side.
 #[derive(Debug)]
 pub(in crate::cpu) struct Groups {
-    groups: Vec<Group>,
-    width: usize,
-}
-
-#[derive(Debug)]
-struct Group {
-    first: usize,
-    count: usize,
-    vectors: usize,
-    /// `[chunks, 16, vectors * 8, 2]`
-    values: Vec<i16>,
-    /// `[chunks, vectors * 8]`
+    blocks: Blocks,
+    chunks: usize,
+    /// Of each group pairs of values `[chunks, 16, padded]`.
+    values: Vec<[i16; 2]>,
+    /// Of each group `[chunks, padded]`.
     scales: Vec<f32>,
 }
 
-/// Codes and scales of some rows.
+/// Codes and scales of some chunks of some rows.
 struct Panel<'a> {
     rows: usize,
     chunks: usize,
@@ -36,73 +33,98 @@ struct Panel<'a> {
     scales: &'a [f32],
 }
 
+/// The same chunks of a group of tokens.
+struct Side<'a> {
+    padded: usize,
+    values: &'a [[i16; 2]],
+    scales: &'a [f32],
+}
+
 impl Groups {
     pub(in crate::cpu) fn new<'a>(
+        isa: Isa,
         count: usize,
         width: usize,
-        row: &impl Fn(usize) -> Cow<'a, [f32]>,
+        row: &(impl Fn(usize) -> Cow<'a, [f32]> + Sync),
     ) -> Self {
         let chunks = chunks(width);
-        let (mut wide, mut codes) = (vec![0.0; chunks * CHUNK], vec![0; chunks * CHUNK]);
-        let mut scales = vec![0.0; chunks];
-        let group = |first: usize| {
-            let tokens = (2 * LANES).min(count - first);
-            let vectors = tokens.div_ceil(LANES);
-            let padded = vectors * LANES;
-            let mut group = Group {
-                first,
-                count: tokens,
-                vectors,
-                values: vec![0; chunks * CHUNK * padded],
-                scales: vec![0.0; chunks * padded],
+        let blocks =
+            Blocks { count, lanes: isa.lanes(), vectors: if isa >= Isa::Vnni { 4 } else { 2 } };
+        let mut values = vec![[0; 2]; blocks.padded() * chunks * PAIRS];
+        let mut scales = vec![0.0; blocks.padded() * chunks];
+        let (shared, shared_scales) = (Shared::new(&mut values), Shared::new(&mut scales));
+        blocks.each(width, |Group { first, count, padded }| {
+            // SAFETY: each group has places of its own.
+            let (values, scales) = unsafe {
+                (
+                    shared.part(first * chunks * PAIRS, padded * chunks * PAIRS),
+                    shared_scales.part(first * chunks, padded * chunks),
+                )
             };
-            for token in 0..tokens {
-                wide[..width].copy_from_slice(&row(first + token));
-                // SAFETY: these groups are only made where the CPU has the instructions.
-                unsafe { quantise_row(&wide, &mut codes, &mut scales) };
-                let places = group.values[2 * token..].chunks_mut(2 * padded);
-                for (place, pair) in places.zip(codes.as_chunks::<2>().0) {
-                    place[..2].copy_from_slice(pair);
+            let tokens: Vec<_> = (first..first + count).map(row).collect();
+            let places = values.chunks_exact_mut(padded * PAIRS);
+            for (chunk, (values, scales)) in places.zip(scales.chunks_exact_mut(padded)).enumerate()
+            {
+                for (token, x) in tokens.iter().enumerate() {
+                    let x = &x[chunk * CHUNK..width.min((chunk + 1) * CHUNK)];
+                    let (mut wide, mut codes) = ([0.0; CHUNK], [0; CHUNK]);
+                    wide[..x.len()].copy_from_slice(x);
+                    // SAFETY: these groups are only made where the CPU has the instructions.
+                    scales[token] = unsafe { quantise_chunk(&wide, &mut codes) };
+                    let places = values[token..].iter_mut().step_by(padded);
+                    places.zip(codes.as_chunks().0).for_each(|(place, pair)| *place = *pair);
                 }
-                let places = group.scales[token..].iter_mut().step_by(padded);
-                places.zip(&scales).for_each(|(place, scale)| *place = *scale);
             }
-            group
-        };
-        Groups { groups: (0..count).step_by(2 * LANES).map(group).collect(), width }
+        });
+        Groups { blocks, chunks, values, scales }
     }
 
     /// # Safety
-    /// As [`super::super::Tokens::times`], and the CPU has AVX2, FMA and F16C.
+    /// As [`super::super::Tokens::times`], and the CPU has AVX2, FMA and F16C, or VNNI where they were
+    /// made for it.
     pub(in crate::cpu) unsafe fn times(&self, matrix: &Matrix<'_>, sink: Sink<'_>) {
-        let chunks = chunks(self.width);
-        let most = PANEL.min(matrix.rows());
-        let (mut codes, mut scales) = (vec![0; most * chunks * CHUNK], vec![0.0; most * chunks]);
-        for start in (0..matrix.rows()).step_by(PANEL) {
-            let rows = PANEL.min(matrix.rows() - start);
-            let places =
-                codes.chunks_exact_mut(chunks * CHUNK).zip(scales.chunks_exact_mut(chunks));
-            for (row, (codes, scales)) in places.take(rows).enumerate() {
-                // SAFETY: the caller's.
-                unsafe { widen(matrix, start + row, codes, scales) };
-            }
-            let panel = Panel { rows, chunks, codes: &codes, scales: &scales };
-            for group in &self.groups {
-                let first = sink.first + group.first * sink.stride + start;
-                // SAFETY: the caller's.
-                unsafe { run(group, &panel, Sink { first, ..sink }) };
-            }
+        let rows = PANEL.min(matrix.rows());
+        let (mut codes, mut scales) = (vec![0; rows * DEPTH * CHUNK], vec![0.0; rows * DEPTH]);
+        let kernel = if self.blocks.lanes == 16 { run_of_16 } else { run_of_8 };
+        // SAFETY: the caller's.
+        unsafe {
+            in_panels(self.blocks, matrix, sink, |panel, sums| {
+                for start in (0..self.chunks).step_by(DEPTH) {
+                    let chunks = DEPTH.min(self.chunks - start);
+                    let places =
+                        codes.chunks_exact_mut(chunks * CHUNK).zip(scales.chunks_exact_mut(chunks));
+                    for (row, (codes, scales)) in places.take(panel.rows()).enumerate() {
+                        widen(panel, row, start, codes, scales);
+                    }
+                    let held = Panel { rows: panel.rows(), chunks, codes: &codes, scales: &scales };
+                    for Group { first, padded, .. } in self.blocks.groups() {
+                        let from = first * self.chunks + start * padded;
+                        let side = Side {
+                            padded,
+                            values: &self.values[from * PAIRS..],
+                            scales: &self.scales[from..],
+                        };
+                        kernel(&held, &side, &mut sums[first * panel.rows()..]);
+                    }
+                }
+            });
         }
     }
 }
 
-/// Writes the codes of a row, and its scales.
+/// Writes the codes of some chunks of a row, and their scales.
 ///
 /// # Safety
 /// The CPU has AVX2 and F16C.
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn widen(matrix: &Matrix<'_>, row: usize, codes: &mut [i16], scales: &mut [f32]) {
-    let bytes = matrix.bytes(row);
+unsafe fn widen(
+    matrix: &Matrix<'_>,
+    row: usize,
+    start: usize,
+    codes: &mut [i16],
+    scales: &mut [f32],
+) {
+    let bytes = &matrix.bytes(row)[start * matrix.kind().bytes()..];
     if matrix.kind() == Kind::Q8 {
         for (code, byte) in codes.iter_mut().zip(bytes) {
             *code = i16::from(byte.cast_signed());
@@ -117,20 +139,127 @@ unsafe fn widen(matrix: &Matrix<'_>, row: usize, codes: &mut [i16], scales: &mut
             }
         }
     }
-    for (scale, held) in scales.iter_mut().zip(matrix.scales_of_chunks(row)) {
+    for (scale, held) in scales.iter_mut().zip(&matrix.scales_of_chunks(row)[start..]) {
         *scale = held.to_f32();
     }
 }
 
+/// Vectors that multiply integers.
+trait Integers: Vector {
+    /// As many integers of 32 bits.
+    type Words: Copy;
+
+    /// Zeros.
+    unsafe fn none() -> Self::Words;
+
+    /// A pair of integers in each lane.
+    unsafe fn pairs(from: *const [i16; 2]) -> Self::Words;
+
+    /// The same pair in each lane.
+    unsafe fn pair(from: *const i16) -> Self::Words;
+
+    /// Adds the products of pairs: exact while the sum is.
+    unsafe fn add_products(sum: Self::Words, a: Self::Words, b: Self::Words) -> Self::Words;
+
+    /// As floats.
+    unsafe fn floats(words: Self::Words) -> Self;
+}
+
+impl Integers for Avx2 {
+    type Words = __m256i;
+
+    #[inline(always)]
+    unsafe fn none() -> __m256i {
+        // SAFETY: the caller's, as for all below.
+        unsafe { _mm256_setzero_si256() }
+    }
+
+    #[inline(always)]
+    unsafe fn pairs(from: *const [i16; 2]) -> __m256i {
+        // SAFETY: see above.
+        unsafe { _mm256_loadu_si256(from.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn pair(from: *const i16) -> __m256i {
+        // SAFETY: see above.
+        unsafe { _mm256_set1_epi32(from.cast::<i32>().read_unaligned()) }
+    }
+
+    #[inline(always)]
+    unsafe fn add_products(sum: __m256i, a: __m256i, b: __m256i) -> __m256i {
+        // SAFETY: see above.
+        unsafe { _mm256_add_epi32(sum, _mm256_madd_epi16(a, b)) }
+    }
+
+    #[inline(always)]
+    unsafe fn floats(words: __m256i) -> Self {
+        // SAFETY: see above.
+        Avx2(unsafe { _mm256_cvtepi32_ps(words) })
+    }
+}
+
+/// With VNNI.
+impl Integers for Avx512 {
+    type Words = __m512i;
+
+    #[inline(always)]
+    unsafe fn none() -> __m512i {
+        // SAFETY: the caller's, as for all below.
+        unsafe { _mm512_setzero_si512() }
+    }
+
+    #[inline(always)]
+    unsafe fn pairs(from: *const [i16; 2]) -> __m512i {
+        // SAFETY: see above.
+        unsafe { _mm512_loadu_si512(from.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn pair(from: *const i16) -> __m512i {
+        // SAFETY: see above.
+        unsafe { _mm512_set1_epi32(from.cast::<i32>().read_unaligned()) }
+    }
+
+    #[inline(always)]
+    unsafe fn add_products(sum: __m512i, a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: see above.
+        unsafe { _mm512_dpwssd_epi32(sum, a, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn floats(words: __m512i) -> Self {
+        // SAFETY: see above.
+        Avx512(unsafe { _mm512_cvtepi32_ps(words) })
+    }
+}
+
+/// Adds the products of rows with a group of tokens to `sums [rows, padded]`.
+///
 /// # Safety
 /// As [`Groups::times`].
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn run(group: &Group, panel: &Panel<'_>, sink: Sink<'_>) {
+unsafe fn run_of_8(panel: &Panel<'_>, side: &Side<'_>, sums: &mut [f32]) {
     // SAFETY: the caller's.
     unsafe {
-        match group.vectors {
-            1 => rows::<8, 1>(group, panel, sink),
-            _ => rows::<6, 2>(group, panel, sink),
+        match side.padded / LANES {
+            1 => rows::<Avx2, 8, 1>(panel, side, sums),
+            _ => rows::<Avx2, 6, 2>(panel, side, sums),
+        }
+    }
+}
+
+/// # Safety
+/// As [`Groups::times`].
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+unsafe fn run_of_16(panel: &Panel<'_>, side: &Side<'_>, sums: &mut [f32]) {
+    // SAFETY: the caller's.
+    unsafe {
+        match side.padded / 16 {
+            1 => rows::<Avx512, 8, 1>(panel, side, sums),
+            2 => rows::<Avx512, 8, 2>(panel, side, sums),
+            3 => rows::<Avx512, 6, 3>(panel, side, sums),
+            _ => rows::<Avx512, 6, 4>(panel, side, sums),
         }
     }
 }
@@ -138,15 +267,19 @@ unsafe fn run(group: &Group, panel: &Panel<'_>, sink: Sink<'_>) {
 /// # Safety
 /// As [`Groups::times`].
 #[inline(always)]
-unsafe fn rows<const R: usize, const N: usize>(group: &Group, panel: &Panel<'_>, sink: Sink<'_>) {
+unsafe fn rows<V: Integers, const R: usize, const N: usize>(
+    panel: &Panel<'_>,
+    side: &Side<'_>,
+    sums: &mut [f32],
+) {
     let whole = panel.rows - panel.rows % R;
     // SAFETY: the caller's.
     unsafe {
         for first in (0..whole).step_by(R) {
-            some::<R, N>(group, panel, first, sink);
+            some::<V, R, N>(panel, side, first, sums);
         }
         for first in whole..panel.rows {
-            some::<1, N>(group, panel, first, sink);
+            some::<V, 1, N>(panel, side, first, sums);
         }
     }
 }
@@ -154,52 +287,42 @@ unsafe fn rows<const R: usize, const N: usize>(group: &Group, panel: &Panel<'_>,
 /// # Safety
 /// As [`Groups::times`].
 #[inline(always)]
-unsafe fn some<const R: usize, const N: usize>(
-    group: &Group,
+unsafe fn some<V: Integers, const R: usize, const N: usize>(
     panel: &Panel<'_>,
+    side: &Side<'_>,
     first: usize,
-    sink: Sink<'_>,
+    sums: &mut [f32],
 ) {
-    let chunks = panel.chunks;
-    assert!(panel.codes.len() >= (first + R) * chunks * CHUNK);
-    assert!(panel.scales.len() >= (first + R) * chunks);
-    assert!(group.values.len() >= chunks * CHUNK * N * LANES);
-    assert!(group.scales.len() >= chunks * N * LANES);
-    let (codes, values) = (panel.codes.as_ptr(), group.values.as_ptr());
-    // SAFETY: rows and values are as long as was asserted; the sink is the caller's.
+    let (chunks, last) = (panel.chunks, first + R);
+    assert!(panel.codes.len() >= last * chunks * CHUNK && panel.scales.len() >= last * chunks);
+    let padded = N * V::LANES;
+    assert!(side.values.len() >= chunks * PAIRS * padded && side.scales.len() >= chunks * padded);
+    assert!(sums.len() >= last * padded);
+    let (codes, values) = (panel.codes.as_ptr(), side.values.as_ptr());
+    let sums = sums[first * padded..].as_mut_ptr();
+    // SAFETY: rows, values and sums are as long as was asserted.
     unsafe {
-        let mut sums = [[_mm256_setzero_ps(); N]; R];
         for chunk in 0..chunks {
-            let mut totals = [[_mm256_setzero_si256(); N]; R];
+            let mut totals = [[V::none(); N]; R];
             for pair in chunk * PAIRS..(chunk + 1) * PAIRS {
-                let x: [__m256i; N] = std::array::from_fn(|vector| {
-                    _mm256_loadu_si256(values.add((pair * N + vector) * 2 * LANES).cast())
-                });
+                let mut x = [V::none(); N];
+                for (vector, x) in x.iter_mut().enumerate() {
+                    *x = V::pairs(values.add((pair * N + vector) * V::LANES));
+                }
                 for (row, totals) in totals.iter_mut().enumerate() {
-                    let both = codes.add((first + row) * chunks * CHUNK + 2 * pair);
-                    let both = _mm256_set1_epi32(both.cast::<i32>().read_unaligned());
+                    let both = V::pair(codes.add((first + row) * chunks * CHUNK + 2 * pair));
                     for (total, x) in totals.iter_mut().zip(x) {
-                        *total = _mm256_add_epi32(*total, _mm256_madd_epi16(both, x));
+                        *total = V::add_products(*total, both, x);
                     }
                 }
             }
-            for (row, (sums, totals)) in sums.iter_mut().zip(totals).enumerate() {
-                let scale =
-                    _mm256_set1_ps(*panel.scales.as_ptr().add((first + row) * chunks + chunk));
-                for (vector, (sum, total)) in sums.iter_mut().zip(totals).enumerate() {
-                    let held = group.scales.as_ptr().add((chunk * N + vector) * LANES);
-                    let factor = _mm256_mul_ps(scale, _mm256_loadu_ps(held));
-                    *sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(total), factor, *sum);
-                }
-            }
-        }
-        for (row, sums) in sums.into_iter().enumerate() {
-            for (vector, sum) in sums.into_iter().enumerate() {
-                let mut values = [0.0; LANES];
-                _mm256_storeu_ps(values.as_mut_ptr(), sum);
-                let tokens = vector * LANES..group.count.min((vector + 1) * LANES);
-                for (token, value) in tokens.zip(values) {
-                    sink.out.write(sink.first + token * sink.stride + first + row, value);
+            for (row, totals) in totals.into_iter().enumerate() {
+                let scale = V::splat(*panel.scales.as_ptr().add((first + row) * chunks + chunk));
+                for (vector, total) in totals.into_iter().enumerate() {
+                    let held = side.scales.as_ptr().add((chunk * N + vector) * V::LANES);
+                    let place = sums.add((row * N + vector) * V::LANES);
+                    let factor = scale.times(V::load(held));
+                    V::floats(total).mul_add(factor, V::load(place)).store(place);
                 }
             }
         }
