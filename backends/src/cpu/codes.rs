@@ -154,7 +154,10 @@ unsafe fn some_rows<const R: usize>(
     sink: Sink<'_>,
     tables: &[[__m512i; 2]; 2],
 ) {
-    let some: [RowOfCodes<'_>; R] = std::array::from_fn(|row| RowOfCodes::new(matrix, first + row));
+    let mut some = [RowOfCodes::NONE; R];
+    for (index, row) in some.iter_mut().enumerate() {
+        row.read(matrix, first + index);
+    }
     let mut token = 0;
     // SAFETY: the caller's.
     unsafe {
@@ -173,6 +176,7 @@ unsafe fn some_rows<const R: usize>(
 }
 
 /// A row of E4M3 codes.
+#[derive(Clone, Copy)]
 struct RowOfCodes<'a> {
     bytes: &'a [u8],
     scales: Scales<'a>,
@@ -181,13 +185,15 @@ struct RowOfCodes<'a> {
 }
 
 impl<'a> RowOfCodes<'a> {
+    const NONE: Self = RowOfCodes { bytes: &[], scales: Scales::One(0.0), last: [0; BLOCK] };
+
     #[inline(always)]
-    fn new(matrix: &Matrix<'a>, row: usize) -> Self {
-        let bytes = matrix.bytes(row);
-        let rest = &bytes[bytes.len() / BLOCK * BLOCK..];
-        let mut last = [0; BLOCK];
-        last[..rest.len()].copy_from_slice(rest);
-        RowOfCodes { bytes, scales: matrix.scales(row), last }
+    fn read(&mut self, matrix: &Matrix<'a>, row: usize) {
+        (self.bytes, self.scales) = (matrix.bytes(row), matrix.scales(row));
+        let rest = self.bytes.len() % BLOCK;
+        if rest > 0 {
+            self.last[..rest].copy_from_slice(&self.bytes[self.bytes.len() - rest..]);
+        }
     }
 }
 
@@ -217,11 +223,13 @@ unsafe fn some_codes<const R: usize, const T: usize>(
         for (index, start) in (0..rows.blocks).step_by(group).enumerate() {
             let mut part = [[_mm512_setzero_ps(); T]; R];
             let end = rows.blocks.min(start + group);
-            for block in start..end.min(whole) {
-                for (part, row) in part.iter_mut().zip(some) {
-                    let bytes = row.bytes.as_ptr();
-                    prefetch(bytes, far + block * BLOCK);
-                    block_of_codes(bytes.add(block * BLOCK), &x, block, part, tables);
+            if T == 1 && group == 2 && start + 2 <= whole {
+                // The usual group of 128 columns, without a loop.
+                block_of_rows(some, &x, start, &mut part, far, tables);
+                block_of_rows(some, &x, start + 1, &mut part, far, tables);
+            } else {
+                for block in start..end.min(whole) {
+                    block_of_rows(some, &x, block, &mut part, far, tables);
                 }
             }
             if whole < end {
@@ -249,6 +257,27 @@ unsafe fn some_codes<const R: usize, const T: usize>(
     }
 }
 
+/// Adds the products of a block of each row.
+///
+/// # Safety
+/// As [`block_of_codes`].
+#[inline(always)]
+unsafe fn block_of_rows<const R: usize, const T: usize>(
+    some: &[RowOfCodes<'_>; R],
+    x: &[&[f32]; T],
+    block: usize,
+    sums: &mut [[__m512; T]; R],
+    far: usize,
+    tables: &[[__m512i; 2]; 2],
+) {
+    for (sums, row) in sums.iter_mut().zip(some) {
+        let bytes = row.bytes.as_ptr();
+        prefetch(bytes, far + block * BLOCK);
+        // SAFETY: the caller's.
+        unsafe { block_of_codes(bytes.add(block * BLOCK), x, block, sums, tables) };
+    }
+}
+
 /// Adds the products of 64 codes with so many of each token.
 ///
 /// # Safety
@@ -264,10 +293,19 @@ unsafe fn block_of_codes<const T: usize>(
     // SAFETY: the caller's.
     unsafe {
         let weights = codes(from, tables);
+        let at =
+            |x: &[f32], index: usize| _mm512_loadu_ps(x.as_ptr().add(block * BLOCK + 16 * index));
+        if let ([sum], [x]) = (&mut sums[..], &x[..]) {
+            // By itself, a chain of sums takes longer than the codes.
+            let [a, b, c, d] = std::array::from_fn(|index| at(x, index));
+            let first = _mm512_fmadd_ps(weights[1], b, _mm512_mul_ps(weights[0], a));
+            let second = _mm512_fmadd_ps(weights[3], d, _mm512_mul_ps(weights[2], c));
+            *sum = _mm512_add_ps(*sum, _mm512_add_ps(first, second));
+            return;
+        }
         for (index, weights) in weights.into_iter().enumerate() {
             for (sum, x) in sums.iter_mut().zip(x) {
-                let x = x.as_ptr().add(block * BLOCK + 16 * index);
-                *sum = _mm512_fmadd_ps(weights, _mm512_loadu_ps(x), *sum);
+                *sum = _mm512_fmadd_ps(weights, at(x, index), *sum);
             }
         }
     }

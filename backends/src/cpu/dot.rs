@@ -13,8 +13,12 @@ pub(super) fn most(isa: Isa) -> usize {
     if isa == Isa::Amx { 5 } else { 17 }
 }
 
-/// Rows at a time.
+/// Rows at a time, for several tokens. One token takes them one by one: memory is read fastest in the
+/// order in which it lies.
 const ROWS: usize = 4;
+/// Sums of a row with one token, to which its chunks are added in turn: an addition takes as long as
+/// several chunks.
+const CHAINS: usize = 4;
 
 /// Tokens in rows of whole chunks.
 #[derive(Debug)]
@@ -155,7 +159,7 @@ unsafe fn times<V: Vector>(tokens: &Rows, matrix: &Matrix<'_>, sink: Sink<'_>) {
 #[inline(always)]
 unsafe fn all<V: Vector, F: Format>(tokens: &Rows, matrix: &Matrix<'_>, sink: Sink<'_>) {
     let rows = matrix.rows();
-    let whole = rows - rows % ROWS;
+    let whole = if tokens.count == 1 { 0 } else { rows - rows % ROWS };
     // SAFETY: the caller's.
     unsafe {
         for first in (0..whole).step_by(ROWS) {
@@ -176,7 +180,10 @@ unsafe fn some_rows<V: Vector, F: Format, const R: usize>(
     first: usize,
     sink: Sink<'_>,
 ) {
-    let rows: [Row<'_>; R] = std::array::from_fn(|row| Row::new::<F>(matrix, first + row));
+    let mut rows = [Row::NONE; R];
+    for (index, row) in rows.iter_mut().enumerate() {
+        row.read::<F>(matrix, first + index);
+    }
     let mut token = 0;
     // SAFETY: the caller's.
     unsafe {
@@ -196,6 +203,7 @@ unsafe fn some_rows<V: Vector, F: Format, const R: usize>(
 }
 
 /// A row of weights.
+#[derive(Clone, Copy)]
 struct Row<'a> {
     bytes: &'a [u8],
     scales: Scales<'a>,
@@ -204,13 +212,15 @@ struct Row<'a> {
 }
 
 impl<'a> Row<'a> {
+    const NONE: Self = Row { bytes: &[], scales: Scales::One(0.0), last: [0; 4 * CHUNK] };
+
     #[inline(always)]
-    fn new<F: Format>(matrix: &Matrix<'a>, row: usize) -> Self {
-        let bytes = matrix.bytes(row);
-        let mut last = [0; 4 * CHUNK];
-        let rest = &bytes[bytes.len() - bytes.len() % F::KIND.bytes()..];
-        last[..rest.len()].copy_from_slice(rest);
-        Row { bytes, scales: matrix.scales(row), last }
+    fn read<F: Format>(&mut self, matrix: &Matrix<'a>, row: usize) {
+        (self.bytes, self.scales) = (matrix.bytes(row), matrix.scales(row));
+        let rest = self.bytes.len() % F::KIND.bytes();
+        if rest > 0 {
+            self.last[..rest].copy_from_slice(&self.bytes[self.bytes.len() - rest..]);
+        }
     }
 }
 
@@ -284,16 +294,47 @@ unsafe fn run<V: Vector, F: Format, const R: usize, const T: usize>(
     chunks: std::ops::Range<usize>,
     far: usize,
 ) {
-    for chunk in chunks {
-        for (sums, bytes) in sums.iter_mut().zip(bytes) {
-            // SAFETY: the caller's.
-            let bytes = unsafe { bytes.add(chunk * F::KIND.bytes()) };
-            for line in (0..F::KIND.bytes()).step_by(64) {
-                prefetch(bytes, far + line);
+    // SAFETY: the caller's.
+    let mut chains = unsafe { [[[V::zero(); T]; R]; CHAINS] };
+    let mut rest = chunks;
+    if R * T == 1 {
+        while rest.len() >= CHAINS {
+            for sums in &mut chains {
+                // SAFETY: the caller's.
+                unsafe { each::<V, F, R, T>(sums, bytes, x, rest.start, far) };
+                rest.start += 1;
             }
-            // SAFETY: the caller's.
-            unsafe { one::<V, F, T>(sums, bytes, x, chunk) };
         }
+        let [a, b, c, d] = chains.map(|sums| sums[0][0]);
+        // SAFETY: the caller's.
+        sums[0][0] = unsafe { sums[0][0].plus(a.plus(b).plus(c.plus(d))) };
+    }
+    for chunk in rest {
+        // SAFETY: the caller's.
+        unsafe { each::<V, F, R, T>(sums, bytes, x, chunk, far) };
+    }
+}
+
+/// Adds the products of one chunk of each row.
+///
+/// # Safety
+/// They can be read.
+#[inline(always)]
+unsafe fn each<V: Vector, F: Format, const R: usize, const T: usize>(
+    sums: &mut [[V; T]; R],
+    bytes: &[*const u8; R],
+    x: &[*const f32; T],
+    chunk: usize,
+    far: usize,
+) {
+    for (sums, bytes) in sums.iter_mut().zip(bytes) {
+        // SAFETY: the caller's.
+        let bytes = unsafe { bytes.add(chunk * F::KIND.bytes()) };
+        for line in (0..F::KIND.bytes()).step_by(64) {
+            prefetch(bytes, far + line);
+        }
+        // SAFETY: the caller's.
+        unsafe { one::<V, F, T>(sums, bytes, x, chunk) };
     }
 }
 

@@ -127,6 +127,7 @@ impl<'a> Matrix<'a> {
     }
 
     /// Bytes of a row.
+    #[inline]
     pub(crate) fn stride(&self) -> usize {
         match self.kind() {
             Kind::F32 => 4 * self.width,
@@ -137,6 +138,7 @@ impl<'a> Matrix<'a> {
         }
     }
 
+    #[inline]
     fn scales_of_row(&self) -> usize {
         match self.values {
             Values::F32(_) | Values::F16(_) | Values::Bf16(_) => 0,
@@ -146,11 +148,13 @@ impl<'a> Matrix<'a> {
     }
 
     /// The bytes of a row.
+    #[inline]
     pub(crate) fn bytes(&self, row: usize) -> &'a [u8] {
         let first = self.all_bytes();
         &first[row * self.stride()..][..self.stride()]
     }
 
+    #[inline]
     fn all_bytes(&self) -> &'a [u8] {
         match self.values {
             Values::F32(values) => bytes(values),
@@ -172,6 +176,7 @@ impl<'a> Matrix<'a> {
     }
 
     /// The scales of a row whose groups are whole chunks.
+    #[inline]
     pub(crate) fn scales(&self, row: usize) -> Scales<'a> {
         let held = self.scales_of_row();
         match self.values {

@@ -160,7 +160,8 @@ unsafe fn all<F: Format<H>, const H: usize>(
     sink: Sink<'_>,
 ) {
     let all = matrix.rows();
-    let whole = all - all % 4;
+    // Memory is read fastest in the order in which it lies.
+    let whole = if rows.count == 1 { 0 } else { all - all % 4 };
     // SAFETY: the caller's.
     unsafe {
         for first in (0..whole).step_by(4) {

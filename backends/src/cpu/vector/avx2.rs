@@ -49,6 +49,12 @@ unsafe impl Vector for Avx2 {
     }
 
     #[inline(always)]
+    unsafe fn plus(self, other: Self) -> Self {
+        // SAFETY: see above.
+        Avx2(unsafe { _mm256_add_ps(self.0, other.0) })
+    }
+
+    #[inline(always)]
     unsafe fn times(self, other: Self) -> Self {
         // SAFETY: see above.
         Avx2(unsafe { _mm256_mul_ps(self.0, other.0) })

@@ -39,6 +39,12 @@ unsafe impl Vector for Avx512 {
     }
 
     #[inline(always)]
+    unsafe fn plus(self, other: Self) -> Self {
+        // SAFETY: see above.
+        Avx512(unsafe { _mm512_add_ps(self.0, other.0) })
+    }
+
+    #[inline(always)]
     unsafe fn times(self, other: Self) -> Self {
         // SAFETY: see above.
         Avx512(unsafe { _mm512_mul_ps(self.0, other.0) })

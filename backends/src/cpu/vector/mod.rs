@@ -43,6 +43,12 @@ pub(crate) unsafe trait Vector: Copy {
     /// They can be written.
     unsafe fn store(self, to: *mut f32);
 
+    /// `self + other`
+    ///
+    /// # Safety
+    /// As [`Vector::splat`].
+    unsafe fn plus(self, other: Self) -> Self;
+
     /// `self * other`
     ///
     /// # Safety

@@ -59,6 +59,12 @@ unsafe impl Vector for Neon {
     }
 
     #[inline(always)]
+    unsafe fn plus(self, other: Self) -> Self {
+        // SAFETY: see above.
+        Neon(unsafe { [vaddq_f32(self.0[0], other.0[0]), vaddq_f32(self.0[1], other.0[1])] })
+    }
+
+    #[inline(always)]
     unsafe fn times(self, other: Self) -> Self {
         // SAFETY: see above.
         Neon(unsafe { [vmulq_f32(self.0[0], other.0[0]), vmulq_f32(self.0[1], other.0[1])] })

@@ -47,6 +47,11 @@ unsafe impl Vector for Portable {
     }
 
     #[inline(always)]
+    unsafe fn plus(self, other: Self) -> Self {
+        self.zip(other, |a, b| a + b)
+    }
+
+    #[inline(always)]
     unsafe fn times(self, other: Self) -> Self {
         self.zip(other, |a, b| a * b)
     }
