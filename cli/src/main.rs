@@ -29,6 +29,11 @@ use clap::Parser;
 
 use crate::commands::Outcome;
 
+/// Steps ask for large buffers again and again. This allocator keeps them, where the system's gives them
+/// back and has every page cleared once more.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let args = args::Args::parse();
     ui::note_panics();

@@ -14,7 +14,6 @@ use half::bf16;
 
 use super::isa::{Isa, dispatch};
 use super::matrix::{CHUNK, Kind, Matrix, Scales};
-use super::memory::prefetch_far;
 use super::threads::{Shared, in_pieces};
 use super::tokens::{Sink, chunks};
 use super::vector::Vector;
@@ -139,7 +138,7 @@ impl Tiles {
                         // What the next depth packs, a little at a time.
                         let (turn, turns) = (block * panels + panel, blocks * panels);
                         let some = matrix.rows() * turn / turns..matrix.rows() * (turn + 1) / turns;
-                        ask_for(matrix, some, depth + DEPTH);
+                        matrix.prefetch(some, depth + DEPTH..depth + 2 * DEPTH);
                         let sums = &mut sums[place(panel, block)..][..parts * 2 * SIDE];
                         let weights = packed.panel(panel, chunks.len());
                         let product = Product { chunks: chunks.len(), parts, split: packed.split };
@@ -172,18 +171,6 @@ impl Tiles {
                     unsafe { transpose(tile, &scales, [rows, tokens], Sink { first, ..sink }) };
                 }
             }
-        }
-    }
-}
-
-/// Asks for the chunks of some rows that a depth packs.
-fn ask_for(matrix: &Matrix<'_>, rows: Range<usize>, depth: usize) {
-    let (first, end) = (depth * matrix.kind().bytes(), (depth + DEPTH) * matrix.kind().bytes());
-    let end = end.min(matrix.stride());
-    for row in rows {
-        let bytes = matrix.bytes(row).as_ptr();
-        for line in (first..end).step_by(64) {
-            prefetch_far(bytes, line);
         }
     }
 }

@@ -4,10 +4,9 @@
 //!
 //! Each query is computed by itself, in an order that depends on the rows only.
 
-use std::ops::Range;
-
 use super::isa::{Isa, dispatch};
 use super::math::exponential;
+use super::memory::prefetch_far;
 use super::vector::Vector;
 
 /// Rows of a tile.
@@ -35,6 +34,45 @@ pub(crate) struct Tile<'a> {
     /// Each as long as a result with what fills it up.
     pub(crate) values: &'a [f32],
     pub(crate) value_stride: usize,
+    /// Rows that are attended to next.
+    pub(crate) next: Option<Next<'a>>,
+}
+
+/// Rows as far apart as those of the tile before them, which are asked for while that one is worked on.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Next<'a> {
+    pub(crate) rows: usize,
+    pub(crate) keys: &'a [f32],
+    /// None where they are the same rows.
+    pub(crate) values: Option<&'a [f32]>,
+}
+
+/// The share of the next rows that some queries ask for.
+#[derive(Debug, Clone, Copy)]
+struct Ahead {
+    keys: *const f32,
+    values: *const f32,
+    rows: usize,
+    value_rows: usize,
+}
+
+impl Tile<'_> {
+    /// For block `index` of `blocks`.
+    #[inline(always)]
+    fn ahead(&self, index: usize, blocks: usize) -> Ahead {
+        let none =
+            Ahead { keys: std::ptr::null(), values: std::ptr::null(), rows: 0, value_rows: 0 };
+        self.next.map_or(none, |next| {
+            let (first, end) = (next.rows * index / blocks, next.rows * (index + 1) / blocks);
+            let values = next.values.unwrap_or_default();
+            Ahead {
+                keys: next.keys.as_ptr().wrapping_add(first * self.key_stride),
+                values: values.as_ptr().wrapping_add(first * self.value_stride),
+                rows: end - first,
+                value_rows: if next.values.is_some() { end - first } else { 0 },
+            }
+        })
+    }
 }
 
 /// How many rows of a tile a query sees: those up to its position.
@@ -86,29 +124,21 @@ impl Queries {
         self.count
     }
 
-    /// Adds the rows of a tile, for some of the queries.
+    /// Adds the rows of a tile.
     ///
     /// # Panics
     /// When the tile has fewer values than it says.
-    pub(crate) fn attend(
-        &self,
-        isa: Isa,
-        some: Range<usize>,
-        tile: Tile<'_>,
-        seen: Seen<'_>,
-        state: &mut State,
-    ) {
+    pub(crate) fn attend(&self, isa: Isa, tile: Tile<'_>, seen: Seen<'_>, state: &mut State) {
         let last = tile.rows - 1;
         assert!(tile.rows <= TILE && tile.keys.len() >= last * tile.key_stride + self.wide);
         assert!(tile.values.len() >= last * tile.value_stride + state.wide);
         assert!(
             state.largest.len() == self.count && seen.positions.len() * seen.heads == self.count
         );
-        assert!(some.end <= self.count, "queries that there are");
         let queries = self;
         // SAFETY: `Isa::current` gives what there is; lengths are looked at here.
         unsafe {
-            dispatch!(isa, attend(queries: &Queries, some: Range<usize>, tile: Tile<'_>, seen: Seen<'_>, state: &mut State));
+            dispatch!(isa, attend(queries: &Queries, tile: Tile<'_>, seen: Seen<'_>, state: &mut State));
         }
     }
 }
@@ -158,19 +188,13 @@ impl State {
 /// # Safety
 /// The CPU has the instructions, and the tile is as long as it says.
 #[inline(always)]
-unsafe fn attend<V: Vector>(
-    queries: &Queries,
-    some: Range<usize>,
-    tile: Tile<'_>,
-    seen: Seen<'_>,
-    state: &mut State,
-) {
+unsafe fn attend<V: Vector>(queries: &Queries, tile: Tile<'_>, seen: Seen<'_>, state: &mut State) {
     // SAFETY: the caller's.
     unsafe {
         if V::LANES == 16 {
-            blocks::<V, 4>(queries, some, tile, seen, state);
+            blocks::<V, 4>(queries, tile, seen, state);
         } else {
-            blocks::<V, 2>(queries, some, tile, seen, state);
+            blocks::<V, 2>(queries, tile, seen, state);
         }
     }
 }
@@ -182,19 +206,21 @@ unsafe fn attend<V: Vector>(
 #[inline(always)]
 unsafe fn blocks<V: Vector, const Q: usize>(
     queries: &Queries,
-    some: Range<usize>,
     tile: Tile<'_>,
     seen: Seen<'_>,
     state: &mut State,
 ) {
-    let whole = some.end - some.len() % Q;
+    let whole = queries.count - queries.count % Q;
+    let blocks = whole / Q + queries.count % Q;
     // SAFETY: the caller's.
     unsafe {
-        for first in (some.start..whole).step_by(Q) {
-            block::<V, Q>(queries, tile, seen, state, first);
+        for (index, first) in (0..whole).step_by(Q).enumerate() {
+            let ahead = tile.ahead(index, blocks);
+            block::<V, Q>(queries, tile, ahead, seen, state, first);
         }
-        for first in whole..some.end {
-            block::<V, 1>(queries, tile, seen, state, first);
+        for (index, first) in (whole..queries.count).enumerate() {
+            let ahead = tile.ahead(whole / Q + index, blocks);
+            block::<V, 1>(queries, tile, ahead, seen, state, first);
         }
     }
 }
@@ -205,6 +231,7 @@ unsafe fn blocks<V: Vector, const Q: usize>(
 unsafe fn block<V: Vector, const Q: usize>(
     queries: &Queries,
     tile: Tile<'_>,
+    ahead: Ahead,
     seen: Seen<'_>,
     state: &mut State,
     first: usize,
@@ -222,7 +249,7 @@ unsafe fn block<V: Vector, const Q: usize>(
     // SAFETY: the caller's.
     unsafe {
         let q = queries.values.as_ptr().add(first * queries.wide);
-        scores::<V, Q>(q, queries.wide, tile, most, queries.scale, &mut weights);
+        scores::<V, Q>(q, queries.wide, tile, ahead, most, queries.scale, &mut weights);
         let mut corrections = [1.0; Q];
         for (query, weights) in weights.iter_mut().enumerate() {
             weights[counts[query]..].fill(f32::NEG_INFINITY);
@@ -248,10 +275,28 @@ unsafe fn block<V: Vector, const Q: usize>(
         let vectors = state.wide / V::LANES;
         let fours = vectors - vectors % 4;
         for vector in (0..fours).step_by(4) {
-            add::<V, Q, 4>(sums, state.wide, tile, most, vector * V::LANES, &weights, &corrections);
+            add::<V, Q, 4>(
+                sums,
+                state.wide,
+                tile,
+                ahead,
+                most,
+                vector * V::LANES,
+                &weights,
+                &corrections,
+            );
         }
         for vector in fours..vectors {
-            add::<V, Q, 1>(sums, state.wide, tile, most, vector * V::LANES, &weights, &corrections);
+            add::<V, Q, 1>(
+                sums,
+                state.wide,
+                tile,
+                ahead,
+                most,
+                vector * V::LANES,
+                &weights,
+                &corrections,
+            );
         }
     }
 }
@@ -265,18 +310,26 @@ unsafe fn scores<V: Vector, const Q: usize>(
     q: *const f32,
     wide: usize,
     tile: Tile<'_>,
+    ahead: Ahead,
     rows: usize,
     scale: f32,
     into: &mut [[f32; TILE]; Q],
 ) {
     // SAFETY: the caller's; where there are no four rows left, the last one is read again.
     unsafe {
-        for first in (0..rows).step_by(4) {
+        let groups = rows.div_ceil(4);
+        let of_group = ahead.rows.div_ceil(groups);
+        for (group, first) in (0..rows).step_by(4).enumerate() {
+            let soon = (group * of_group).min(ahead.rows)..ahead.rows.min((group + 1) * of_group);
             let key =
                 |row: usize| tile.keys.as_ptr().add((first + row).min(rows - 1) * tile.key_stride);
             let keys = [key(0), key(1), key(2), key(3)];
             let mut sums = [[V::zero(); 4]; Q];
             for column in (0..wide).step_by(V::LANES) {
+                for row in soon.clone() {
+                    let row = ahead.keys.wrapping_add(row * tile.key_stride + column);
+                    prefetch_far(row.cast(), 0);
+                }
                 let [a, b, c, d] = keys;
                 let values = [
                     V::load(a.add(column)),
@@ -310,6 +363,7 @@ unsafe fn add<V: Vector, const Q: usize, const N: usize>(
     sums: *mut f32,
     wide: usize,
     tile: Tile<'_>,
+    ahead: Ahead,
     rows: usize,
     column: usize,
     weights: &[[f32; TILE]; Q],
@@ -326,6 +380,12 @@ unsafe fn add<V: Vector, const Q: usize, const N: usize>(
             }
         }
         for row in 0..rows {
+            if row < ahead.value_rows {
+                let soon = ahead.values.wrapping_add(row * tile.value_stride + column);
+                for vector in 0..N {
+                    prefetch_far(soon.cast(), vector * V::LANES * size_of::<f32>());
+                }
+            }
             let from = tile.values.as_ptr().add(row * tile.value_stride + column);
             let mut values = [V::zero(); N];
             for (vector, value) in values.iter_mut().enumerate() {

@@ -44,6 +44,11 @@ impl Blocks {
         })
     }
 
+    /// How many groups there are.
+    pub(super) fn count_of_groups(self) -> usize {
+        self.count.div_ceil(self.lanes * self.vectors)
+    }
+
     /// Calls `work` with each group of tokens of a width, on all threads where that pays.
     pub(super) fn each(self, width: usize, work: impl Fn(Group) + Sync) {
         let groups: Vec<Group> = self.groups().collect();

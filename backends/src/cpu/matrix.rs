@@ -5,6 +5,7 @@ use std::ops::Range;
 use half::{bf16, f16};
 
 use super::isa::{Isa, dispatch};
+use super::memory::prefetch_far;
 use super::vector::Vector;
 
 /// Values that kernels take at a time: those of a group of quantised weights.
@@ -152,6 +153,18 @@ impl<'a> Matrix<'a> {
     pub(crate) fn bytes(&self, row: usize) -> &'a [u8] {
         let first = self.all_bytes();
         &first[row * self.stride()..][..self.stride()]
+    }
+
+    /// Asks for some chunks of some rows, as far as there are, which are read soon.
+    pub(crate) fn prefetch(&self, rows: Range<usize>, chunks: Range<usize>) {
+        let size = self.kind().bytes();
+        let (first, end) = (chunks.start * size, (chunks.end * size).min(self.stride()));
+        for row in rows {
+            let bytes = self.bytes(row).as_ptr();
+            for line in (first..end).step_by(64) {
+                prefetch_far(bytes, line);
+            }
+        }
     }
 
     #[inline]

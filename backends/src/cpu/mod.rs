@@ -37,7 +37,7 @@ mod tiles;
 mod tokens;
 mod vector;
 
-pub(crate) use attend::{LANES, Queries, Seen, State, TILE, Tile};
+pub(crate) use attend::{LANES, Next, Queries, Seen, State, TILE, Tile};
 pub use isa::Isa;
 pub(crate) use matrix::{CHUNK, Kind, Matrix, Values, bytes, widen};
 pub(crate) use memory::prefetch_far;

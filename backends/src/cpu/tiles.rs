@@ -5,7 +5,7 @@ use std::borrow::Cow;
 
 use super::blocks::{Blocks, Group, PANEL, in_panels};
 use super::isa::{Isa, dispatch};
-use super::matrix::Matrix;
+use super::matrix::{CHUNK, Matrix};
 use super::threads::Shared;
 use super::tokens::Sink;
 use super::vector::Vector;
@@ -61,6 +61,7 @@ impl Groups {
     pub(super) unsafe fn times(&self, isa: Isa, matrix: &Matrix<'_>, sink: Sink<'_>) {
         let width = self.width;
         let mut wide = vec![0.0; PANEL.min(matrix.rows()) * DEPTH.min(width)];
+        let turns = self.blocks.count_of_groups();
         // SAFETY: the caller's, and `Isa::current` gives what there is.
         unsafe {
             in_panels(self.blocks, matrix, sink, |panel, sums| {
@@ -71,7 +72,10 @@ impl Groups {
                         panel.expand_columns(isa, row, columns.clone(), false, wide);
                     }
                     let weights = &wide[..panel.rows() * depth];
-                    for group in self.blocks.groups() {
+                    for (turn, group) in self.blocks.groups().enumerate() {
+                        // What comes next, a little at a time.
+                        let some = panel.rows() * turn / turns..panel.rows() * (turn + 1) / turns;
+                        panel.prefetch(some, columns.end / CHUNK..(columns.end + DEPTH) / CHUNK);
                         let values = &self.values[group.first * width + start * group.padded..];
                         let sums = &mut sums[group.first * panel.rows()..];
                         dispatch!(isa, run(

@@ -283,16 +283,22 @@ impl<'a> Cached<'a> {
         }
     }
 
-    /// Asks for the row at a slot, which is read soon.
-    pub(super) fn prefetch(&self, slot: usize) {
+    /// Asks for the values of a KV head at a slot, which are read soon.
+    pub(super) fn prefetch(&self, slot: usize, head: usize) {
         let [values, words, _] = self.widths;
-        let row = match &self.rows {
-            Rows::F32(rows) => bytes(&rows[slot * values..][..values]),
-            Rows::Half(_, bytes) => &bytes[2 * slot * values..][..2 * values],
-            Rows::Fp8 { codes, .. } => &codes[4 * slot * words..][..4 * words],
-        };
-        for line in (0..row.len()).step_by(64) {
-            prefetch_far(row.as_ptr(), line);
+        for place in &self.heads[head] {
+            let first = slot * values + place.value;
+            let part = match &self.rows {
+                Rows::F32(rows) => bytes(&rows[first..][..place.width]),
+                Rows::Half(_, bytes) => &bytes[2 * first..][..2 * place.width],
+                Rows::Fp8 { codes, .. } => {
+                    let words_of_part = crate::kv::words(place.width);
+                    &codes[4 * (slot * words + place.word)..][..4 * words_of_part]
+                }
+            };
+            for line in (0..part.len()).step_by(64) {
+                prefetch_far(part.as_ptr(), line);
+            }
         }
     }
 

@@ -86,6 +86,7 @@ impl Groups {
         let rows = PANEL.min(matrix.rows());
         let (mut codes, mut scales) = (vec![0; rows * DEPTH * CHUNK], vec![0.0; rows * DEPTH]);
         let kernel = if self.blocks.lanes == 16 { run_of_16 } else { run_of_8 };
+        let turns = self.blocks.count_of_groups();
         // SAFETY: the caller's.
         unsafe {
             in_panels(self.blocks, matrix, sink, |panel, sums| {
@@ -97,7 +98,11 @@ impl Groups {
                         widen(panel, row, start, codes, scales);
                     }
                     let held = Panel { rows: panel.rows(), chunks, codes: &codes, scales: &scales };
-                    for Group { first, padded, .. } in self.blocks.groups() {
+                    for (turn, group) in self.blocks.groups().enumerate() {
+                        let Group { first, padded, .. } = group;
+                        // What comes next, a little at a time.
+                        let some = panel.rows() * turn / turns..panel.rows() * (turn + 1) / turns;
+                        panel.prefetch(some, start + chunks..start + chunks + DEPTH);
                         let from = first * self.chunks + start * padded;
                         let side = Side {
                             padded,

@@ -249,9 +249,10 @@ impl Step<'_> {
                     key_stride: wide,
                     values: &values[first * wide_value..],
                     value_stride: wide_value,
+                    next: None,
                 };
                 let seen = Seen { positions, heads: 1, first };
-                queries.attend(self.isa, 0..block.len(), tile, seen, &mut state);
+                queries.attend(self.isa, tile, seen, &mut state);
             }
             for query in 0..block.len() {
                 let place = ((first + query) * heads + head) * value;

@@ -11,7 +11,7 @@ use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, Dispatch, ExtensionType, Flex, backend_extension};
 use burn::tensor::{DType, Tensor, TensorData};
 
-use crate::cpu::{Isa, LANES, Queries, Seen, Shared, State, TILE, Tile, in_pieces};
+use crate::cpu::{Isa, LANES, Next, Queries, Seen, Shared, State, TILE, Tile, in_pieces};
 use crate::kv::{KvLayer, PageTables, Parts};
 use crate::ops::flex::{Cached, HeldRows, integers};
 
@@ -20,8 +20,6 @@ const BLOCK: usize = 16;
 /// Rows whose sums are kept by themselves and put together at the end, so that threads can share a
 /// sequence and the numbers do not depend on whether they do.
 const SPAN: usize = 512;
-/// Queries that are attended to between two requests for rows that are needed next.
-const TURN: usize = 4;
 /// Multiply-adds from which a second thread pays.
 const PARALLEL: usize = 1 << 19;
 
@@ -298,10 +296,8 @@ impl Step<'_> {
         let mut value_rows = Vec::new();
         let end = item.rows.min(start + SPAN);
         let positions = &self.places.positions[item.tokens.clone()];
-        let turns = queries.iter().map(|queries| queries.count().div_ceil(TURN)).sum::<usize>();
         for first in (start..end).step_by(TILE) {
             let rows = TILE.min(end - first);
-            let mut turn = 0;
             for (kv_head, (queries, state)) in queries.iter().zip(&mut states).enumerate() {
                 let range = first..first + rows;
                 let keys = self.rows(self.keys, item, kv_head, range.clone(), wide, &mut key_rows);
@@ -311,29 +307,17 @@ impl Step<'_> {
                         self.rows(self.values, item, kv_head, range, wide_values, &mut value_rows)
                     }
                 };
+                let next = first + TILE..end.min(first + 2 * TILE);
                 let tile = Tile {
                     rows,
                     keys: keys.0,
                     key_stride: keys.1,
                     values: values.0,
                     value_stride: values.1,
+                    next: self.next(item, kv_head, next, shares_rows),
                 };
                 let seen = Seen { positions, heads: self.group, first };
-                for some in (0..queries.count()).step_by(TURN) {
-                    // Of the next tile a little at a time, in the order in which it lies.
-                    let next = first + TILE + TILE * turn / turns;
-                    let after = first + TILE + TILE * (turn + 1) / turns;
-                    for row in next.min(end)..after.min(end) {
-                        let slot = self.places.slot(item.sequence, row);
-                        self.keys.prefetch(slot);
-                        if !shares_rows {
-                            self.values.prefetch(slot);
-                        }
-                    }
-                    turn += 1;
-                    let some = some..queries.count().min(some + TURN);
-                    queries.attend(self.isa, some, tile, seen, state);
-                }
+                queries.attend(self.isa, tile, seen, state);
             }
         }
         states
@@ -350,16 +334,51 @@ impl Step<'_> {
         buffer: &'b mut Vec<f32>,
     ) -> (&'b [f32], usize) {
         let slot = |row| self.places.slot(item.sequence, row);
-        if self.places.are_neighbours(rows.start, rows.len())
-            && let Some(in_place) = cached.in_place(slot(rows.start), kv_head)
-        {
+        if let Some(in_place) = self.in_place(cached, item, kv_head, rows.clone()) {
             return in_place;
         }
         buffer.resize(TILE * wide, 0.0);
         for (row, into) in rows.zip(buffer.chunks_exact_mut(wide)) {
+            if row + TILE < item.rows {
+                cached.prefetch(slot(row + TILE), kv_head);
+            }
             cached.read(slot(row), kv_head, &mut into[..cached.width(kv_head)]);
         }
         (buffer, wide)
+    }
+
+    /// The same where they lie, if they do in this form.
+    fn in_place<'b>(
+        &self,
+        cached: &'b Cached<'_>,
+        item: &Item,
+        kv_head: usize,
+        rows: Range<usize>,
+    ) -> Option<(&'b [f32], usize)> {
+        let first = self.places.slot(item.sequence, rows.start);
+        match self.places.are_neighbours(rows.start, rows.len()) {
+            true => cached.in_place(first, kv_head),
+            false => None,
+        }
+    }
+
+    /// Rows that come after a tile, where they lie; none after the last.
+    fn next(
+        &self,
+        item: &Item,
+        kv_head: usize,
+        rows: Range<usize>,
+        shares_rows: bool,
+    ) -> Option<Next<'_>> {
+        if rows.is_empty() {
+            return None;
+        }
+        let (keys, _) = self.in_place(self.keys, item, kv_head, rows.clone())?;
+        let values = match shares_rows {
+            true => None,
+            false => Some(self.in_place(self.values, item, kv_head, rows.clone())?.0),
+        };
+        Some(Next { rows: rows.len(), keys, values })
     }
 
     fn write(&self, item: &Item, states: &[State], out: Shared<'_, f32>) {
