@@ -221,19 +221,19 @@ fn large_products_are_those_of_the_values() {
 #[test]
 fn rows_are_mixed() {
     for kind in KINDS {
-        let held = Held::random(kind, [7, 45], 45, 5);
-        let x: Vec<f32> = (0..14).map(|index| index as f32 * 0.1 - 0.6).collect();
+        let held = Held::random(kind, [37, 145], 145, 5);
+        let x: Vec<f32> = (0..74).map(|index| index as f32 * 0.02 - 0.6).collect();
         for isa in Isa::available() {
-            let mut out = vec![9.0; 2 * 45];
+            let mut out = vec![9.0; 2 * 145];
             let shared = Shared::new(&mut out);
             // SAFETY: one after the other.
-            let into = |token: usize| unsafe { shared.part(token * 45, 45) };
-            mix(isa, &held.matrix(), 2, |token| &x[token * 7..][..7], into);
+            let into = |token: usize| unsafe { shared.part(token * 145, 145) };
+            mix(isa, &held.matrix(), 2, |token| &x[token * 37..][..37], into);
             for token in 0..2 {
-                for column in 0..45 {
+                for column in 0..145 {
                     let terms =
-                        (0..7).map(|row| f64::from(x[token * 7 + row]) * held.value(row, column));
-                    let (want, got) = (terms.sum::<f64>(), f64::from(out[token * 45 + column]));
+                        (0..37).map(|row| f64::from(x[token * 37 + row]) * held.value(row, column));
+                    let (want, got) = (terms.sum::<f64>(), f64::from(out[token * 145 + column]));
                     assert!((got - want).abs() < 1e-4, "{isa:?} {kind:?}: {got} {want}");
                 }
             }

@@ -11,7 +11,7 @@ use super::tokens::Sink;
 use super::vector::Vector;
 
 /// Columns of a pass: a panel of weights and a group of tokens stay in the second cache.
-const DEPTH: usize = 256;
+const DEPTH: usize = 512;
 /// Columns of tokens that are written together.
 const COLUMNS: usize = 32;
 
