@@ -280,8 +280,7 @@ unsafe fn block<V: Vector, const Q: usize>(
                 state.wide,
                 tile,
                 ahead,
-                most,
-                vector * V::LANES,
+                [most, vector * V::LANES],
                 &weights,
                 &corrections,
             );
@@ -292,8 +291,7 @@ unsafe fn block<V: Vector, const Q: usize>(
                 state.wide,
                 tile,
                 ahead,
-                most,
-                vector * V::LANES,
+                [most, vector * V::LANES],
                 &weights,
                 &corrections,
             );
@@ -364,8 +362,7 @@ unsafe fn add<V: Vector, const Q: usize, const N: usize>(
     wide: usize,
     tile: Tile<'_>,
     ahead: Ahead,
-    rows: usize,
-    column: usize,
+    [rows, column]: [usize; 2],
     weights: &[[f32; TILE]; Q],
     corrections: &[f32; Q],
 ) {
